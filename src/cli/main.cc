@@ -1,0 +1,65 @@
+// The program: one file per verb, listed here.
+
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "cli/verbs.h"
+
+namespace {
+
+using namespace rookery;
+
+constexpr cli::Verb kVerbs[] = {cli::add_generate, cli::add_train, cli::add_init,  cli::add_info,
+                                cli::add_logits,   cli::add_bench, cli::add_check};
+
+int run(int argc, char** argv) {
+  CLI::App app{"Trains and runs RWKV language models.\n\nExample:\n"
+               "  rookery train --data book.txt -o runs/book && rookery generate runs/book -p 'Once'"};
+  app.name("rookery");
+  app.set_version_flag("--version", "rookery " ROOKERY_VERSION);
+  app.require_subcommand(1);
+  app.failure_message([](const CLI::App* which, const CLI::Error& error) {
+    const CLI::App* verb = which;
+    while (!verb->get_subcommands().empty()) verb = verb->get_subcommands().front();
+    const std::string help = verb->get_parent() == nullptr ? "rookery --help"
+                                                           : "rookery " + verb->get_name() + " --help";
+    return std::string(error.what()) + "\nSee " + help + "\n";
+  });
+  std::vector<std::pair<CLI::App*, std::function<int()>>> verbs;
+  for (const cli::Verb& add : kVerbs) {
+    auto action = add(app);
+    verbs.emplace_back(app.get_subcommands({}).back(), std::move(action));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const bool asked = error.get_exit_code() == 0;  // --help, --version
+    app.exit(error);
+    return asked ? 0 : 2;
+  }
+  for (const auto& [verb, action] : verbs) {
+    if (verb->parsed()) return action();
+  }
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // A closed pipe is an error to report, or the end of a stream nobody reads; not a death without a word.
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    return run(argc, argv);
+  } catch (const CLI::Error& error) {  // a flag that a verb found wrong after parsing
+    std::fprintf(stderr, "rookery: %s\n", error.what());
+    return 2;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "rookery: out of memory: use a smaller model, batch or context\n");
+    return 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "rookery: %s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,91 @@
+#include "core/arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace rookery {
+namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr int64_t kBlock = int64_t{32} << 20;
+
+int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+Memory::Memory(int64_t bytes) {
+  check(bytes >= 0 && bytes < (int64_t{1} << 46), "cannot allocate {} bytes", bytes);
+  if (bytes == 0) return;
+  // Small regions stay on small pages: a 40 KiB state should not cost 2 MiB.
+  const bool huge = bytes >= 2 * kHugePage;
+  const int64_t rounded = round_up(bytes, huge ? kHugePage : 4096);
+  const int64_t mapped = huge ? rounded + kHugePage : rounded;
+  void* p = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  check(p != MAP_FAILED,
+        "the system has no {:.1f} MiB of memory left: use a smaller model, batch or context", bytes / 1048576.0);
+  if (huge) {  // keep a part that starts on a huge page
+    const auto start = reinterpret_cast<uintptr_t>(p);
+    const auto aligned = static_cast<uintptr_t>(round_up(static_cast<int64_t>(start), kHugePage));
+    if (aligned != start) ::munmap(p, aligned - start);
+    const uintptr_t tail = start + mapped - (aligned + rounded);
+    if (tail != 0) ::munmap(reinterpret_cast<void*>(aligned + rounded), tail);
+    p = reinterpret_cast<void*>(aligned);
+    ::madvise(p, rounded, MADV_HUGEPAGE);
+  }
+  data_ = p;
+  bytes_ = rounded;
+}
+
+Memory::~Memory() {
+  if (data_ != nullptr) ::munmap(data_, bytes_);
+}
+
+Memory::Memory(Memory&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+
+Memory& Memory::operator=(Memory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+void Arena::reserve(int64_t bytes) {
+  if (planning_ || bytes <= 0) return;
+  assert(block_ == 0 && used_ == 0);
+  blocks_.clear();
+  blocks_.emplace_back(bytes);
+}
+
+void* Arena::allocate(int64_t bytes) {
+  const int64_t size = round_up(std::max<int64_t>(bytes, 1), kAlignment);
+  if (planning_) {
+    // Starts at one alignment, so that no address is null.
+    void* p = reinterpret_cast<void*>(static_cast<uintptr_t>(kAlignment + used_));
+    used_ += size;
+    peak_ = std::max(peak_, used_);
+    return p;
+  }
+  while (block_ < blocks_.size() && used_ + size > blocks_[block_].bytes()) {
+    full_ += blocks_[block_].bytes();
+    ++block_;
+    used_ = 0;
+  }
+  if (block_ == blocks_.size()) blocks_.emplace_back(std::max(size, kBlock));
+  void* p = static_cast<char*>(blocks_[block_].data()) + used_;
+  used_ += size;
+  peak_ = std::max(peak_, full_ + used_);
+  return p;
+}
+
+TensorView Arena::make(const Shape& shape, DType dtype) {
+  return {allocate(shape.count() * size_of(dtype)), dtype, shape};
+}
+
+void Arena::release(const Mark& mark) {
+  while (block_ > mark.block) full_ -= blocks_[--block_].bytes();
+  used_ = mark.used;
+}
+
+}  // namespace rookery

@@ -1,0 +1,76 @@
+#include "core/checked_run.h"
+
+#include <algorithm>
+
+namespace rookery {
+namespace {
+
+double load(const void* data, DType dtype, int64_t i) {
+  switch (dtype) {
+    case DType::kF32: return static_cast<const float*>(data)[i];
+    case DType::kF16: return to_float(static_cast<const Float16*>(data)[i]);
+    case DType::kBF16: return to_float(static_cast<const BFloat16*>(data)[i]);
+    case DType::kF64: return static_cast<const double*>(data)[i];
+    case DType::kC128: return static_cast<const std::complex<double>*>(data)[i].real();
+  }
+  return 0;
+}
+
+}  // namespace
+
+double element(const TensorView& view, int64_t i) { return load(view.data, view.dtype, i); }
+
+std::vector<double> elements(const TensorView& view) {
+  std::vector<double> values(view.count());
+  for (int64_t i = 0; i < view.count(); ++i) values[i] = load(view.data, view.dtype, i);
+  return values;
+}
+
+std::vector<double> elements(const StateView& view) {
+  std::vector<double> values;
+  values.reserve(view.slots * view.width);
+  for (int64_t s = 0; s < view.slots; ++s) {
+    for (int64_t i = 0; i < view.width; ++i) {
+      values.push_back(load(view.data, view.dtype, s * view.stride + i));
+    }
+  }
+  return values;
+}
+
+double compare_elements(const std::string& what, const std::vector<double>& actual,
+                        const std::vector<double>& expected, double tolerance) {
+  check(actual.size() == expected.size(), "{}: {} numbers, expected {}", what, actual.size(),
+        expected.size());
+  double worst = 0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const double difference = std::abs(actual[i] - expected[i]);
+    const bool same_infinity = std::isinf(expected[i]) && actual[i] == expected[i];
+    check(same_infinity || difference <= tolerance,  // written so that NaN fails
+          "{}: element {} of {} is {:.9g}, expected {:.9g}; the difference {:.3g} is more than rounding "
+          "explains ({:.3g})",
+          what, i, actual.size(), actual[i], expected[i], difference, tolerance);
+    if (!same_infinity) worst = std::max(worst, difference / tolerance);
+  }
+  return worst;
+}
+
+double rounding_tolerance(double epsilon, double terms, double scale) {
+  // The floor lets a tensor of exact zeros meet one of denormal dust.
+  return 8 * epsilon * std::sqrt(std::max(terms, 1.0)) * scale + 1e-30;
+}
+
+double largest(const std::vector<double>& values) {
+  double result = 0;
+  for (const double value : values) {
+    if (!std::isinf(value)) result = std::max(result, std::abs(value));
+  }
+  return result;
+}
+
+double norm(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value * value;
+  return std::sqrt(sum);
+}
+
+}  // namespace rookery

@@ -1,0 +1,37 @@
+#include "core/context.h"
+
+#include <cstring>
+
+namespace rookery {
+
+std::vector<Tensor> Context::layer(std::vector<Tensor> inputs, Layer body) {
+  if (recording() && !gradient_checkpointing) return body(inputs);
+
+  std::vector<Tensor> outputs;
+  for (const Tensor& input : inputs) outputs.push_back(make(input.shape, input.dtype));
+  Tape* const outer = std::exchange(tape, nullptr);
+  const uint64_t random_before = random_stream;
+  {
+    const ArenaScope scope(*arena);
+    const std::vector<Tensor> results = body(inputs);
+    for (size_t i = 0; i < results.size(); ++i) {
+      assert(results[i].shape == outputs[i].shape);
+      if (device != Device::kMeta) std::memcpy(outputs[i].data, results[i].data, outputs[i].bytes());
+    }
+  }
+  tape = outer;
+  if (!recording()) return outputs;
+
+  record("layer", inputs, outputs, [this, inputs, outputs, body = std::move(body), random_before] {
+    const ArenaScope scope(*arena);
+    const size_t mark = tape->size();
+    const uint64_t random_after = std::exchange(random_stream, random_before);
+    const std::vector<Tensor> again = body(inputs);
+    random_stream = random_after;
+    for (size_t i = 0; i < again.size(); ++i) tape->move_gradient(outputs[i], again[i]);
+    tape->run_backward(mark);
+  });
+  return outputs;
+}
+
+}  // namespace rookery

@@ -1,0 +1,95 @@
+#include "core/tape.h"
+
+#include <utility>
+
+namespace rookery {
+
+void Tape::keep_gradient(const Tensor& tensor, const TensorView& memory, bool accumulate) {
+  assert(tensor.id != 0);
+  Slot& slot = slots_[tensor.id];
+  slot.memory = memory;
+  slot.kept = true;
+  slot.accumulate_first = accumulate;
+}
+
+void Tape::record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs,
+                  std::function<void()> backward) {
+  for (const Tensor& input : inputs) {
+    if (input.id != 0) ++slots_[input.id].pending;
+  }
+  records_.push_back({op, std::move(inputs), std::move(outputs), std::move(backward)});
+}
+
+TensorView Tape::gradient(const Tensor& y) const {
+  const auto found = slots_.find(y.id);
+  if (found == slots_.end() || !found->second.written) return {};
+  return found->second.memory;
+}
+
+TensorView Tape::take(const Tensor& like) {
+  const DType dtype = size_of(like.dtype) > 4 ? like.dtype : DType::kF32;
+  const int64_t bytes = like.count() * size_of(dtype);
+  std::vector<void*>& free = free_[bytes];
+  if (free.empty()) return {arena_.allocate(bytes), dtype, like.shape};
+  void* data = free.back();
+  free.pop_back();
+  return {data, dtype, like.shape};
+}
+
+GradView Tape::gradient_out(const Tensor& x) {
+  if (x.id == 0) return {};
+  Slot& slot = slots_[x.id];
+  if (!slot.memory) slot.memory = take(x);
+  const bool first = !std::exchange(slot.written, true);
+  return {slot.memory, first ? slot.accumulate_first : true};
+}
+
+void Tape::move_gradient(const Tensor& from, const Tensor& to) {
+  const auto found = slots_.find(from.id);
+  if (found == slots_.end() || !found->second.written) return;
+  Slot& target = slots_[to.id];
+  target.memory = found->second.memory;
+  target.written = true;
+  found->second.memory = {};
+  found->second.written = false;
+}
+
+void Tape::run_backward(size_t from) {
+  while (records_.size() > from) {
+    const Record record = std::move(records_.back());
+    records_.pop_back();
+    record.backward();
+    for (const Tensor& output : record.outputs) {
+      const auto found = slots_.find(output.id);
+      if (found == slots_.end() || found->second.kept) continue;
+      if (found->second.memory) {
+        free_[found->second.memory.bytes()].push_back(found->second.memory.data);
+      }
+      slots_.erase(found);
+    }
+    for (const Tensor& input : record.inputs) {
+      if (input.id == 0) continue;
+      const Slot& slot = slots_[input.id];
+      if (--slots_[input.id].pending == 0 && slot.kept && on_gradient_complete) {
+        on_gradient_complete(input.id);
+      }
+    }
+  }
+}
+
+void Tape::clear() {
+  records_.clear();
+  slots_.clear();
+  free_.clear();
+  arena_.reset();
+}
+
+std::vector<std::string> Tape::backward_order() const {
+  std::vector<std::string> names;
+  for (auto record = records_.rbegin(); record != records_.rend(); ++record) {
+    names.emplace_back(record->op);
+  }
+  return names;
+}
+
+}  // namespace rookery

@@ -1,0 +1,11 @@
+#include "core/tensor.h"
+
+#include <fmt/ranges.h>
+
+namespace rookery {
+
+std::string Shape::to_string() const {
+  return fmt::format("[{}]", fmt::join(sizes_.begin(), sizes_.begin() + rank_, ", "));
+}
+
+}  // namespace rookery

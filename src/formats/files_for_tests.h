@@ -1,0 +1,122 @@
+// For the tests of the readers: files that are gone afterwards, the golden files, and damage of two
+// kinds.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <string>
+
+#include "formats/tensor_source.h"
+
+namespace rookery {
+
+// A folder of its own, removed with everything in it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "rookery-test-XXXXXX").string();
+    check(::mkdtemp(pattern.data()) != nullptr, "cannot make a folder like {}", pattern);
+    path_ = pattern;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline std::filesystem::path save(const TemporaryFolder& folder, const std::string& name,
+                                  const std::string& bytes) {
+  const std::filesystem::path path = folder.path() / name;
+  std::filesystem::remove(
+      path);  // some file systems flush a file that is shortened and written again
+  std::ofstream(path, std::ios::binary)
+      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  return path;
+}
+
+// The folder of real checkpoints, which is not part of the sources and may be absent.
+inline std::filesystem::path golden_folder() {
+  const char* folder = std::getenv("ROOKERY_GOLDEN");
+  return folder != nullptr ? std::filesystem::path(folder)
+                           : std::filesystem::path(ROOKERY_SOURCE_DIR) / "../shared/golden";
+}
+
+template <class T>
+void append(std::string& bytes, T value) {
+  bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+// The text of the Error that opening the file gives; empty if there is none.
+inline std::string error_of(const std::filesystem::path& path) {
+  try {
+    open_checkpoint(path);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+// Opens the file and reads every byte of what it gives, so that a sanitizer sees each access.
+// Returns whether it could be opened; anything but Error goes on to the caller.
+inline bool opens(const std::filesystem::path& path) {
+  try {
+    const TensorSource source = open_checkpoint(path);
+    uint32_t sum = 0;
+    for (const StoredTensor& tensor : source.tensors) {
+      const auto* bytes = static_cast<const unsigned char*>(tensor.data);
+      for (int64_t i = 0; i < tensor.bytes(); ++i) sum += bytes[i];
+    }
+    volatile uint32_t used = sum;
+    (void)used;
+    return true;
+  } catch (const Error& error) {
+    EXPECT_STRNE(error.what(), "");
+    return false;
+  }
+}
+
+// Every file that begins like `bytes` and is shorter is an Error.
+inline void expect_no_truncation_opens(const std::string& bytes) {
+  const TemporaryFolder folder;
+  ASSERT_TRUE(opens(save(folder, "whole", bytes)));
+  for (size_t length = 0; length < bytes.size(); ++length) {
+    ASSERT_FALSE(opens(save(folder, "part", bytes.substr(0, length))))
+        << "the first " << length << " bytes";
+  }
+}
+
+// Files with one to four changed bytes give a result or an Error. Half of the changes are to values
+// that lengths and offsets go wrong at.
+inline void expect_mutations_are_survived(const std::string& bytes, int count, uint32_t seed) {
+  const TemporaryFolder folder;
+  std::mt19937 random(seed);
+  int opened = 0;
+  for (int i = 0; i < count; ++i) {
+    std::string changed = bytes;
+    for (uint32_t changes = 1 + random() % 4; changes > 0; --changes) {
+      constexpr unsigned char kEdges[] = {0x00, 0x01, 0x7f, 0x80, 0xff};
+      const bool edge = random() % 2 == 0;
+      const uint32_t value = random();
+      changed[random() % changed.size()] =
+          static_cast<char>(edge ? kEdges[value % std::size(kEdges)] : value);
+    }
+    SCOPED_TRACE(i);
+    opened += opens(save(folder, "changed", changed)) ? 1 : 0;
+  }
+  // Changes to the data itself do no harm: both outcomes must occur, or the test tests nothing.
+  EXPECT_GT(opened, 0);
+  EXPECT_LT(opened, count);
+}
+
+}  // namespace rookery

@@ -1,0 +1,420 @@
+#include "formats/ggmf.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+namespace rookery {
+namespace {
+
+using Bytes = std::span<const std::byte>;
+
+// -------------------------------------------------------------------------------------------------
+// Blocks of 32 quantised numbers. Low nibbles are the elements 0 to 15 of a block, high nibbles 16
+// to 31; bit j of the four bytes `fifth` is the highest bit of element j.
+
+constexpr int64_t kBlock = 32;
+
+float load_half(const std::byte* from) {
+  Float16 half;
+  std::memcpy(&half.bits, from, sizeof(half.bits));
+  return to_float(half);
+}
+
+int nibble(const std::byte* quants, int64_t element) {
+  const int pair = static_cast<int>(quants[element % 16]);
+  return element < 16 ? pair & 15 : pair >> 4;
+}
+
+int with_fifth_bit(const std::byte* fifth, const std::byte* quants, int64_t element) {
+  const int bit = static_cast<int>(fifth[element / 8]) >> (element % 8) & 1;
+  return nibble(quants, element) | bit << 4;
+}
+
+void read_q4_0(const std::byte* block, float* out) {
+  const float scale = load_half(block);
+  for (int64_t i = 0; i < kBlock; ++i) {
+    out[i] = static_cast<float>(nibble(block + 2, i) - 8) * scale;
+  }
+}
+
+void read_q4_1(const std::byte* block, float* out) {
+  const float scale = load_half(block), least = load_half(block + 2);
+  for (int64_t i = 0; i < kBlock; ++i) {
+    out[i] = static_cast<float>(nibble(block + 4, i)) * scale + least;
+  }
+}
+
+void read_q5_0(const std::byte* block, float* out) {
+  const float scale = load_half(block);
+  for (int64_t i = 0; i < kBlock; ++i) {
+    out[i] = static_cast<float>(with_fifth_bit(block + 2, block + 6, i) - 16) * scale;
+  }
+}
+
+void read_q5_1(const std::byte* block, float* out) {
+  const float scale = load_half(block), least = load_half(block + 2);
+  for (int64_t i = 0; i < kBlock; ++i) {
+    out[i] = static_cast<float>(with_fifth_bit(block + 4, block + 8, i)) * scale + least;
+  }
+}
+
+void read_q8_0(const std::byte* block, float* out) {
+  const float scale = load_half(block);
+  for (int64_t i = 0; i < kBlock; ++i) {
+    out[i] = static_cast<float>(static_cast<int8_t>(block[2 + i])) * scale;
+  }
+}
+
+struct TypeInfo {
+  int32_t id;
+  std::string_view name;
+  int64_t elements, bytes;  // of a block
+  DType dtype;
+  void (*read_block)(const std::byte* block, float* out);  // null: the numbers are as in memory
+};
+
+constexpr TypeInfo kTypes[] = {
+    {0, "F32", 1, 4, DType::kF32, nullptr},
+    {1, "F16", 1, 2, DType::kF16, nullptr},
+    {2, "Q4_0", kBlock, 18, DType::kF32, read_q4_0},
+    {3, "Q4_1", kBlock, 20, DType::kF32, read_q4_1},
+    {7, "Q5_0", kBlock, 22, DType::kF32, read_q5_0},
+    {8, "Q5_1", kBlock, 24, DType::kF32, read_q5_1},
+    {9, "Q8_0", kBlock, 34, DType::kF32, read_q8_0},
+};
+
+// For messages only.
+std::string name_of_other_type(int32_t id) {
+  constexpr std::string_view kRemoved[] = {"Q4_1_O", "Q4_2", "Q4_3"};
+  constexpr std::string_view kLater[] = {"Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K"};
+  if (id >= 4 && id <= 6) return std::string(kRemoved[id - 4]);
+  if (id >= 10 && id <= 16) return std::string(kLater[id - 10]);
+  return fmt::format("{}, which does not exist", id);
+}
+
+// -------------------------------------------------------------------------------------------------
+// The container.
+
+struct Header {
+  int64_t version, vocabulary, channels, layers;
+  const TypeInfo* type;
+};
+
+struct Entry {
+  std::string name;
+  const TypeInfo* type;
+  Shape shape;  // slowest first
+  Bytes bytes;
+};
+
+class Container {
+ public:
+  Container(Bytes bytes, std::string path) : bytes_(bytes), path_(std::move(path)) {
+    read_header();
+    while (at_ < static_cast<int64_t>(bytes_.size())) entries_.push_back(read_entry());
+    require_all_layers();
+  }
+
+  const Header& header() const { return header_; }
+  const std::vector<Entry>& entries() const { return entries_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  Bytes take(int64_t length) {
+    const int64_t left = static_cast<int64_t>(bytes_.size()) - at_;
+    check(length <= left,
+          "'{}': expected {} more bytes at offset {}, the file has {}: it is cut short or damaged, "
+          "copy or download it again",
+          path_, length, at_, left);
+    const Bytes taken = bytes_.subspan(at_, length);
+    at_ += length;
+    return taken;
+  }
+  int32_t take_int() { return load_at<int32_t>(take(sizeof(int32_t)), 0); }
+
+  const TypeInfo* find_type(int32_t id, std::string_view owner) const {
+    for (const TypeInfo& type : kTypes) {
+      if (type.id == id) return &type;
+    }
+    fail(
+        "{} of '{}' has the type {}: expected F32, F16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0; convert "
+        "the model again",
+        owner, path_, name_of_other_type(id));
+  }
+
+  void read_header() {
+    take_int();  // the magic number, by which the file was recognised
+    header_.version = take_int();
+    check(header_.version == 100 || header_.version == 101,
+          "'{}' has version {} of the ggmf format: expected 100 or 101; convert the model again",
+          path_, header_.version);
+    header_.vocabulary = take_int();
+    header_.channels = take_int();
+    header_.layers = take_int();
+    // Every layer has several tensors, so that this bound is generous, and a loop over the layers
+    // short.
+    check(header_.vocabulary > 0 && header_.channels > 0 && header_.layers > 0 &&
+              header_.layers < static_cast<int64_t>(bytes_.size()),
+          "the header of '{}' claims a vocabulary of {}, {} channels and {} layers: the file is "
+          "damaged",
+          path_, header_.vocabulary, header_.channels, header_.layers);
+    header_.type = find_type(take_int(), "the header");
+    check(header_.version == 101 || header_.type->read_block == nullptr,
+          "'{}' is quantised in the old version 100 of the format: expected version 101; quantise "
+          "the model again",
+          path_);
+  }
+
+  Entry read_entry() {
+    const int64_t start = at_;
+    const int32_t rank = take_int(), name_bytes = take_int(), type_id = take_int();
+    check(rank >= 1 && rank <= 3 && name_bytes >= 1,
+          "'{}' has a tensor of {} dimensions with a name of {} bytes at offset {}: expected 1 to "
+          "3 dimensions and a name; the file is damaged, copy or download it again",
+          path_, rank, name_bytes, start);
+    std::vector<int64_t> sizes;
+    for (int32_t axis = 0; axis < rank; ++axis) sizes.push_back(take_int());
+    const Bytes name = take(name_bytes);
+    Entry entry{
+        std::string(reinterpret_cast<const char*>(name.data()), name.size()), nullptr, {}, {}};
+    entry.type = find_type(type_id, fmt::format("tensor {}", entry.name));
+    const std::optional<int64_t> count = count_of(sizes);
+    // Rows are quantised one by one, so that a block never spans two.
+    check(count && *count > 0 && sizes[0] % entry.type->elements == 0,
+          "tensor {} of '{}' claims the sizes {}: expected positive numbers, the first a multiple "
+          "of {}; the file is damaged, copy or download it again",
+          entry.name, path_, shape_of(sizes)->to_string(), entry.type->elements);
+    const int64_t blocks = *count / entry.type->elements;
+    check(blocks <= static_cast<int64_t>(bytes_.size()),
+          "tensor {} of '{}' has {} numbers, more than the file can hold: it is cut short or "
+          "damaged, copy or download it again",
+          entry.name, path_, *count);
+    entry.bytes = take(blocks * entry.type->bytes);
+    std::reverse(sizes.begin(), sizes.end());
+    entry.shape = *shape_of(sizes);
+    return entry;
+  }
+
+  // The format has no count of tensors: a file cut between two would look complete.
+  void require_all_layers() const {
+    for (const std::string_view name : {"emb.weight", "head.weight"}) {
+      const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                      [&](const Entry& entry) { return entry.name == name; });
+      check(found != entries_.end(),
+            "'{}' has no {}: the file is cut short, copy or download it again", path_, name);
+      const Shape expected{header_.vocabulary, header_.channels};
+      check(found->shape == expected,
+            "'{}': the header claims {} for {}, which has {}: the file is damaged", path_,
+            expected.to_string(), name, found->shape.to_string());
+    }
+    std::vector<bool> seen(static_cast<size_t>(header_.layers));
+    for (const Entry& entry : entries_) {
+      const std::optional<int64_t> layer = layer_of(entry.name);
+      if (layer && *layer < header_.layers) seen[static_cast<size_t>(*layer)] = true;
+    }
+    const int64_t present = std::count(seen.begin(), seen.end(), true);
+    check(present == header_.layers,
+          "'{}': expected {} layers, found tensors of {}: the file is cut short or damaged", path_,
+          header_.layers, present);
+  }
+
+  // 12 for "blocks.12.something".
+  static std::optional<int64_t> layer_of(std::string_view name) {
+    constexpr std::string_view kBlocks = "blocks.";
+    if (!name.starts_with(kBlocks)) return std::nullopt;
+    int64_t layer = 0;
+    size_t at = kBlocks.size();
+    for (; at < name.size() && name[at] >= '0' && name[at] <= '9' && layer < (int64_t{1} << 31);
+         ++at) {
+      layer = 10 * layer + (name[at] - '0');
+    }
+    if (at == kBlocks.size() || at == name.size() || name[at] != '.') return std::nullopt;
+    return layer;
+  }
+
+  Bytes bytes_;
+  std::string path_;
+  int64_t at_ = 0;
+  Header header_{};
+  std::vector<Entry> entries_;
+};
+
+// -------------------------------------------------------------------------------------------------
+// Back to what the training code stores.
+
+enum class Generation { k4, k5, k6, k7 };
+
+// The number d that training stored, from the exponential in the file. Where float32 has rounded
+// the decay to exactly 0 or 1 the logarithm would be infinite; the nearest d is taken for which
+// float32 rounds the same way.
+
+// u = exp(d)
+double undo_exp(double u) {
+  constexpr double kSmallest = 0x1p-151;  // a quarter of the smallest float: rounds to 0
+  return std::log(std::max(u, kSmallest));
+}
+
+// w = -exp(d)
+double undo_negative_exp(double w) { return undo_exp(-w); }
+
+// w = exp(-exp(d))
+double undo_double_exp(double w) {
+  constexpr double kSmallest = 0x1p-151, kLargest = 1 - 0x1p-26;  // round to 0 and 1
+  return std::log(-std::log(std::clamp(w, kSmallest, kLargest)));
+}
+
+class Restorer {
+ public:
+  Restorer(const Container& container, TensorSource& source)
+      : container_(container), source_(source) {
+    const auto has = [&](std::string_view suffix) {
+      return std::any_of(container.entries().begin(), container.entries().end(),
+                         [&](const Entry& entry) { return entry.name.ends_with(suffix); });
+    };
+    if (has(".att.r_k")) {
+      generation_ = Generation::k7;
+    } else if (has(".att.time_maa_x")) {
+      generation_ = Generation::k6;
+    } else if (has(".att.ln_x.weight")) {
+      generation_ = Generation::k5;
+    }
+  }
+
+  Generation generation() const { return generation_; }
+
+  void restore(const Entry& entry) {
+    StoredTensor tensor{entry.name, entry.type->dtype, entry.shape, numbers(entry)};
+    const std::string_view name = name_in_block(entry.name);
+    const auto is_one_of = [&](std::initializer_list<std::string_view> names) {
+      return std::find(names.begin(), names.end(), name) != names.end();
+    };
+    if (name == "att.time_decay") {
+      if (generation_ == Generation::k4) map(tensor, undo_negative_exp, -INFINITY, 0);
+      if (generation_ == Generation::k5) map(tensor, undo_double_exp, 0, 1);
+      tensor.shape = generation_ == Generation::k6 ? Shape{1, 1, tensor.shape.count()}
+                                                   : per_head(tensor.shape);
+    } else if (name == "att.time_first") {
+      if (generation_ == Generation::k5) map(tensor, undo_exp, 0, INFINITY);
+      tensor.shape = per_head(tensor.shape);
+    } else if (name == "att.time_faaaa") {
+      tensor.shape = per_head(tensor.shape);
+    } else if (name == "att.x_rwkvag") {
+      split_mixing(tensor);
+      return;
+    } else if (is_one_of({"att.time_maa_w1", "att.time_maa_w2", "att.time_decay_w1",
+                          "att.time_decay_w2", "att.w1", "att.w2", "att.a1", "att.a2", "att.v1",
+                          "att.v2", "att.g1", "att.g2"})) {
+      transpose(tensor);
+    } else if (name.starts_with("att.time_m") || name.starts_with("ffn.time_m") ||
+               is_one_of({"att.w0", "att.a0", "att.v0", "att.k_k", "att.k_a", "ffn.x_k"})) {
+      tensor.shape = {1, 1, tensor.shape.count()};
+    }
+    source_.tensors.push_back(std::move(tensor));
+  }
+
+ private:
+  // "att.w1" of "blocks.3.att.w1".
+  static std::string_view name_in_block(std::string_view name) {
+    if (!name.starts_with("blocks.")) return {};
+    const size_t dot = name.find('.', sizeof("blocks.") - 1);
+    return dot == std::string_view::npos ? std::string_view() : name.substr(dot + 1);
+  }
+
+  // [H, N, 1] and [H, 1, 1], as the converter pads them, without the padding.
+  static Shape per_head(const Shape& shape) {
+    int rank = shape.rank();
+    while (rank > 1 && shape[rank - 1] == 1) --rank;
+    Shape result;
+    for (int axis = 0; axis < rank; ++axis) result.push_back(shape[axis]);
+    return result;
+  }
+
+  const void* numbers(const Entry& entry) {
+    if (entry.type->read_block == nullptr) {
+      return source_.aligned(entry.bytes.data(), entry.type->dtype,
+                             static_cast<int64_t>(entry.bytes.size()));
+    }
+    const int64_t blocks = entry.shape.count() / kBlock;
+    float* const out =
+        static_cast<float*>(source_.allocate(entry.shape.count() * size_of(DType::kF32)));
+    for (int64_t b = 0; b < blocks; ++b) {
+      entry.type->read_block(entry.bytes.data() + b * entry.type->bytes, out + b * kBlock);
+    }
+    return out;
+  }
+
+  // Replaces the numbers by f32 copies, each put through `undo`. Throws unless all are in [least,
+  // most].
+  void map(StoredTensor& tensor, double (*undo)(double), double least, double most) {
+    const int64_t count = tensor.shape.count();
+    float* const out = static_cast<float*>(source_.allocate(count * size_of(DType::kF32)));
+    for (int64_t i = 0; i < count; ++i) {
+      const double stored = tensor.dtype == DType::kF32
+                                ? static_cast<const float*>(tensor.data)[i]
+                                : to_float(static_cast<const Float16*>(tensor.data)[i]);
+      check(stored >= least && stored <= most && std::isfinite(stored),
+            "'{}': number {} of {} is {}, expected one from {} to {}: the file is damaged or not "
+            "made by rwkv.cpp's converter",
+            container_.path(), i, tensor.name, stored, least, most);
+      out[i] = static_cast<float>(undo(stored));
+    }
+    tensor.data = out;
+    tensor.dtype = DType::kF32;
+  }
+
+  // Swaps the last two axes.
+  void transpose(StoredTensor& tensor) {
+    const int rank = tensor.shape.rank();
+    check(rank >= 2, "'{}': tensor {} has shape {}, expected a matrix: the file is damaged",
+          container_.path(), tensor.name, tensor.shape.to_string());
+    const int64_t rows = tensor.shape[rank - 2], cols = tensor.shape[rank - 1];
+    const int64_t matrices = tensor.shape.count() / (rows * cols), element = size_of(tensor.dtype);
+    const std::byte* from = static_cast<const std::byte*>(tensor.data);
+    std::byte* const out = static_cast<std::byte*>(source_.allocate(tensor.bytes()));
+    std::byte* to = out;
+    for (int64_t m = 0; m < matrices; ++m, from += rows * cols * element) {
+      for (int64_t c = 0; c < cols; ++c) {
+        for (int64_t r = 0; r < rows; ++r, to += element) {
+          std::memcpy(to, from + (r * cols + c) * element, static_cast<size_t>(element));
+        }
+      }
+    }
+    tensor.data = out;
+    std::swap(tensor.shape[rank - 2], tensor.shape[rank - 1]);
+  }
+
+  // The converter lays the six vectors end to end, in the order that the name says.
+  void split_mixing(const StoredTensor& joined) {
+    constexpr std::string_view kOrder = "rwkvag";
+    const int64_t count = joined.shape.count(), parts = static_cast<int64_t>(kOrder.size());
+    check(joined.shape[0] == parts,
+          "'{}': tensor {} has shape {}, expected {} vectors: the file is damaged",
+          container_.path(), joined.name, joined.shape.to_string(), parts);
+    const std::string stem = joined.name.substr(0, joined.name.size() - kOrder.size());
+    const std::byte* data = static_cast<const std::byte*>(joined.data);
+    for (int64_t part = 0; part < parts; ++part) {
+      source_.tensors.push_back({stem + kOrder[part], joined.dtype, Shape{1, 1, count / parts},
+                                 data + part * (joined.bytes() / parts)});
+    }
+  }
+
+  const Container& container_;
+  TensorSource& source_;
+  Generation generation_ = Generation::k4;
+};
+
+}  // namespace
+
+TensorSource read_ggmf(MappedFile file) {
+  TensorSource source("ggmf", std::move(file));
+  const Container container(source.file().bytes(), source.file().path().string());
+  Restorer restorer(container, source);
+  for (const Entry& entry : container.entries()) restorer.restore(entry);
+  if (restorer.generation() == Generation::k5) source.group_norm_epsilon = 1e-5f;
+  source.metadata["weight_type"] = container.header().type->name;
+  return source;
+}
+
+}  // namespace rookery

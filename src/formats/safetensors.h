@@ -1,0 +1,26 @@
+// The safetensors container: the length of a JSON header (u64), the header (name -> dtype, shape,
+// data_offsets; optionally __metadata__), then the data.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+
+#include "formats/tensor_source.h"
+
+namespace rookery {
+
+// Reads F32, F16 and BF16 tensors, mapped. Throws Error for another type, for offsets that leave
+// the file, overlap or do not fit the shape, for more than four sizes that are not 1, and for a
+// damaged header.
+TensorSource read_safetensors(MappedFile file);
+
+// Writes the tensors (kF32, kF16, kBF16) and the metadata to `path`, all or nothing. 32-bit tensors
+// come first, so that every tensor is aligned; the data starts at a multiple of 64 bytes. Throws
+// Error if the file cannot be written, a name occurs twice or is "__metadata__", or a name or
+// metadata is not UTF-8.
+void write_safetensors(const std::filesystem::path& path, std::span<const StoredTensor> tensors,
+                       const std::map<std::string, std::string>& metadata);
+
+}  // namespace rookery

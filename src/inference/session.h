@@ -1,0 +1,48 @@
+// A conversation with a model: tokens in, logits out, the state in between. Knows ids, no text.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "core/context.h"
+#include "models/model.h"
+
+namespace rookery {
+
+class Session {
+ public:
+  // The model and the pool must outlive this. Starts from the empty state.
+  Session(const Model& model, ThreadPool& pool, bool deterministic = false);
+
+  // Reads tokens and returns the logits after the last [V], valid until the next call. A prompt is read in
+  // chunks, so that memory does not grow with its length. Throws Error for no tokens or ids out of range.
+  std::span<const float> feed(std::span<const int32_t> tokens);
+  std::span<const float> feed(int32_t token) { return feed(std::span(&token, 1)); }
+  // The logits after every token [tokens, V].
+  std::vector<float> feed_all(std::span<const int32_t> tokens);
+
+  // Tokens read since the empty state.
+  int64_t position() const { return position_; }
+  // One slot: copy it to fork a conversation, assign it to go back.
+  const State& state() const { return state_; }
+  void set_state(const State& state, int64_t position);
+  void reset();
+
+  Context& context() { return ctx_; }
+
+  // Tokens of a prompt that are read at once.
+  static constexpr int64_t kChunk = 512;
+
+ private:
+  // The residual stream after these tokens, in the arena.
+  Tensor forward(std::span<const int32_t> tokens);
+
+  const Model& model_;
+  State state_;
+  int64_t position_ = 0;
+  Arena arena_;
+  Context ctx_;
+  Batch batch_;
+};
+
+}  // namespace rookery

@@ -1,0 +1,171 @@
+// A language model: sizes, parameters, and one forward for training, prefill, decoding and mixed batches.
+// Models know no file format: a reader yields names and tensors, the parameter table asks for them.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/context.h"
+#include "models/parameters.h"
+#include "ops/linear/linear.h"
+
+namespace rookery {
+
+// One recurrent quantity of one layer: where it lies in a slot, and what it holds before the first token.
+struct StateItem {
+  std::string name;  // "blocks.0.att.a"
+  int64_t width = 0;
+  double empty = 0;
+  int64_t offset = 0;  // elements from the start of the slot
+};
+
+struct StateLayout {
+  std::vector<StateItem> items;
+  int64_t slot_size = 0;  // elements
+
+  // Appends an item and returns its index.
+  int64_t add(std::string name, int64_t width, double empty);
+};
+
+// The recurrent states of `slots` sequences, slot after slot. Copyable: a state is a value.
+class State {
+ public:
+  State() = default;
+  // All slots empty.
+  State(const StateLayout& layout, int64_t slots, DType dtype = DType::kF32);
+  State(const State& other) { *this = other; }
+  State& operator=(const State& other);
+  State(State&&) = default;
+  State& operator=(State&&) = default;
+
+  int64_t slots() const { return slots_; }
+  int64_t slot_bytes() const { return layout_.slot_size * size_of(dtype_); }
+  const StateLayout& layout() const { return layout_; }
+  // Item `index` of all slots.
+  StateView view(int64_t index) const;
+  // Puts a slot back to before the first token.
+  void clear(int64_t slot);
+  void copy_slot(int64_t from, int64_t to);
+  // One slot's elements, all items.
+  TensorView slot(int64_t slot) const;
+
+ private:
+  StateLayout layout_;
+  int64_t slots_ = 0;
+  DType dtype_ = DType::kF32;
+  Memory memory_;
+};
+
+// Sequences laid end to end, with the slots their states come from and go to.
+struct Batch {
+  std::vector<int32_t> tokens;            // [T]
+  std::vector<int64_t> offsets{0};        // [S + 1]
+  std::vector<int64_t> slot_in, slot_out;  // [S]; -1: the empty state / nowhere
+
+  void add(std::span<const int32_t> sequence, int64_t in, int64_t out);
+  void clear();
+  int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
+  Sequences sequences() const {
+    return {static_cast<int64_t>(slot_in.size()), offsets.data(), slot_in.data(), slot_out.data()};
+  }
+};
+
+// One parameter of a loaded model.
+struct Parameter {
+  ParameterSpec spec;
+  Tensor value;
+  TensorView low;  // bfloat16 copy that products read, while training with float32 masters
+
+  operator const Tensor&() const { return value; }  // NOLINT: a vector parameter is its tensor
+  Weight weight() const { return {value, low}; }
+};
+
+// Options of one forward.
+struct ForwardOptions {
+  const State* state_in = nullptr;  // null: every sequence starts empty
+  State* state_out = nullptr;       // may be the same object, except while recording
+  float dropout = 0;                // training only
+};
+
+// What differs between generations.
+class Network {
+ public:
+  virtual ~Network() = default;
+  // Tokens -> the residual stream after the last block [T, C].
+  virtual Tensor forward(Context& ctx, const Batch& batch, const ForwardOptions& options) const = 0;
+};
+
+struct Generation {
+  std::string_view name;
+  std::vector<ParameterSpec> (*parameters)(const ModelConfig&);
+  StateLayout (*state_layout)(const ModelConfig&);
+  std::unique_ptr<Network> (*make)(const ModelConfig&, std::span<const Parameter>);
+};
+
+// Every generation this program runs. Throws Error, naming it and those that are there, if `name` is not.
+const Generation& find_generation(std::string_view name);
+bool has_generation(std::string_view name);
+
+// Sizes from a --shape or init flags: A = C and the generation's own F.
+ModelConfig make_config(std::string_view generation, int64_t layers, int64_t width, int64_t vocabulary);
+
+// How matrices are kept in memory; vectors are float32.
+enum class MatrixType : uint8_t { kAsStored, kF32, kF16, kBF16 };
+MatrixType matrix_type(DType dtype);
+
+class Model {
+ public:
+  // Fresh parameters, float32. `pool` works on large initialisations.
+  static Model initialised(const ModelConfig& config, const InitOptions& options, ThreadPool& pool);
+  // Without numbers and without memory: for Device::kMeta, counts and reports.
+  static Model planned(const ModelConfig& config);
+  // From named tensors of a checkpoint. Throws Error naming what is missing, of another shape, unknown,
+  // or of a generation that is not supported.
+  static Model from_tensors(std::span<const NamedTensor> tensors, MatrixType type);
+
+  const ModelConfig& config() const { return config_; }
+  const StateLayout& state_layout() const { return state_layout_; }
+  std::span<const Parameter> parameters() const { return parameters_; }
+  const Parameter& parameter(std::string_view name) const;
+  int64_t parameter_count() const;
+  // Bytes of the parameters in memory.
+  int64_t bytes() const;
+  // The same numbers as F64 or C128, for `ref`.
+  Model converted(DType dtype) const;
+
+  // The residual stream after the last block [T, C].
+  Tensor forward(Context& ctx, const Batch& batch, const ForwardOptions& options) const;
+  // The output norm: what the head reads.
+  Tensor output_norm(Context& ctx, const Tensor& x) const;
+  Weight head() const { return parameter("head.weight").weight(); }
+  // Logits [R, V] of these rows of the residual stream, in this order; not for recording.
+  Tensor logits(Context& ctx, const Tensor& x, std::span<const int64_t> rows) const;
+  // forward() and the logits of each sequence's last row.
+  Tensor last_logits(Context& ctx, const Batch& batch, const ForwardOptions& options) const;
+
+  // For training: gives every parameter an id on the tape, and products a bfloat16 copy if `low`.
+  void prepare_training(bool low);
+  // Rounds the masters into the bfloat16 copies again, after the masters were written.
+  void refresh_low();
+
+ private:
+  explicit Model(const ModelConfig& config);
+  void allocate(const std::vector<DType>& dtypes);
+  void bind();
+
+  ModelConfig config_;
+  StateLayout state_layout_;
+  std::vector<Parameter> parameters_;
+  Memory memory_, low_memory_;
+  std::unique_ptr<Network> network_;
+};
+
+// The paper's forward floating-point operations per token: 2 (V C + matrices of the blocks). The embedding is
+// a look-up.
+double forward_flops_per_token(const Model& model);
+
+}  // namespace rookery

@@ -1,0 +1,10 @@
+// RWKV-4 (arXiv 2305.13048), the paper's architecture.
+#pragma once
+
+#include "models/model.h"
+
+namespace rookery {
+
+extern const Generation kRwkv4;
+
+}  // namespace rookery

@@ -1,0 +1,120 @@
+#include <bit>
+#include <vector>
+
+#include "core/operator_test.h"
+#include "ops/adamw/adamw_ref.h"
+
+namespace rookery {
+namespace {
+
+class AdamWTest : public OperatorTest {
+ protected:
+  AdamWForward make_forward(const Shape& shape, bool low = false) {
+    AdamWForward args{random(shape),
+                      random(shape),
+                      random(shape, 0.1),
+                      random(shape),
+                      low ? random(shape, 1, 0, DType::kBF16) : TensorView{},
+                      &step,
+                      1.5f,
+                      0.1f};
+    for (int64_t i = 0; i < args.v.count(); ++i) args.v.as<float>()[i] *= args.v.as<float>()[i];
+    return args;
+  }
+  AdamWStep step{0.01, 0.9, 0.99, 1e-18, 0.7, 3};
+};
+
+TEST_F(AdamWTest, MatchesDefinition) {
+  for (const bool low : {false, true}) {
+    for (const int64_t count : {0, 1, 5, 16, 33, 10001}) {
+      const AdamWForward args = make_forward({count}, low);
+      EXPECT_FORWARD(adamw, args);
+      for (int64_t i = 0; low && i < count; ++i) {
+        EXPECT_EQ(args.low.as<BFloat16>()[i].bits, to_bfloat16(args.parameter.as<float>()[i]).bits);
+      }
+    }
+  }
+}
+
+TEST_F(AdamWTest, RoundsToNearestEven) {
+  constexpr int kCount = 21;
+  AdamWForward args = make_forward({kCount}, true);
+  step.learning_rate = 0;  // the parameter stays
+  const uint32_t bits[] = {0x3f808000u, 0x3f818000u, 0x3f808001u, 0xbf817fffu,
+                           0x3fffffffu, 0x00000001u, 0x7fc00001u, 0xc0008000u};
+  for (int i = 0; i < kCount; ++i)
+    args.parameter.as<float>()[i] = std::bit_cast<float>(bits[i % 8]);
+  on_every_target([&] {
+    adamw(ctx, args);
+    const uint16_t expected[] = {0x3f80, 0x3f82, 0x3f81, 0xbf81, 0x4000, 0, 0x7fc0, 0xc000};
+    for (int i = 0; i < kCount; ++i) {
+      EXPECT_EQ(args.low.as<BFloat16>()[i].bits, expected[i % 8]) << i;
+    }
+  });
+}
+
+TEST_F(AdamWTest, FirstStepIsTheLearningRate) {  // m and v start at 0: what the corrections are for
+  step = {0.25, 0.9, 0.99, 1e-18, 1, 1};
+  const float gradients[] = {1e-10f, -1e-3f, 1, -1e10f, 0};
+  const TensorView gradient = make({5}), parameter = make({5}), m = make({5}), v = make({5});
+  std::copy_n(gradients, 5, gradient.as<float>());
+  on_every_target([&] {
+    for (const TensorView& view : {parameter, m, v}) std::fill_n(view.as<float>(), 5, 0.0f);
+    adamw(ctx, {parameter, gradient, m, v, {}, &step});
+    const float* p = parameter.as<float>();
+    EXPECT_NEAR(p[0], -0.25, 1e-6);
+    EXPECT_NEAR(p[1], 0.25, 1e-6);
+    EXPECT_NEAR(p[2], -0.25, 1e-6);
+    EXPECT_NEAR(p[3], 0.25, 1e-6);
+    EXPECT_EQ(p[4], 0);  // 0 / (0 + epsilon), not NaN
+  });
+}
+
+TEST_F(AdamWTest, DecayAloneShrinks) {
+  step = {0.5, 0.9, 0.99, 1e-18, 1, 1};
+  const TensorView zero = make({3}), parameter = make({3});
+  const TensorView m = make({3}), v = make({3});
+  for (const TensorView& view : {zero, m, v}) std::fill_n(view.as<float>(), 3, 0.0f);
+  std::fill_n(parameter.as<float>(), 3, 8.0f);
+  adamw(ctx, {parameter, zero, m, v, {}, &step, 0.5f, 0.5f});
+  EXPECT_EQ(elements(parameter), std::vector<double>(3, 7.0));
+}
+
+TEST_F(AdamWTest, StaysWithTheDefinitionForManySteps) {
+  constexpr int64_t kCount = 37;
+  AdamWForward args = make_forward({kCount});
+  step = {0.001, 0.9, 0.999, 1e-18, 1, 0};
+  for (const TensorView& view : {args.m, args.v}) std::fill_n(view.as<float>(), kCount, 0.0f);
+  Shadow<AdamWForward> shadow(args, DType::kF64);
+  Random numbers(5);
+  for (step.step = 1; step.step <= 200; ++step.step) {
+    for (int64_t i = 0; i < kCount; ++i) {
+      const auto x = static_cast<float>(numbers.normal() + 0.5);
+      args.gradient.as<float>()[i] = x;
+      shadow.args.gradient.as<double>()[i] = x;
+    }
+    cpu::adamw_forward(args, ctx);
+    ref::adamw_forward<double>(shadow.args);
+  }
+  for (int64_t i = 0; i < kCount; ++i) {
+    EXPECT_NEAR(element(args.parameter, i), element(shadow.args.parameter, i), 1e-5);
+  }
+}
+
+TEST_F(AdamWTest, ChecksItself) {
+  ctx.checker = &checker;
+  adamw(ctx, make_forward({7, 5}, true));
+  EXPECT_EQ(checker.checked, 1);
+}
+
+TEST_F(AdamWTest, RefusesOtherSizes) {
+  AdamWForward args = make_forward({7}, true);
+  args.low.shape = {6};
+  EXPECT_THROW(adamw(ctx, args), Error);
+  args = make_forward({7});
+  args.v.shape = {8};
+  EXPECT_THROW(adamw(ctx, args), Error);
+}
+
+}  // namespace
+}  // namespace rookery

@@ -1,0 +1,68 @@
+// The model's head and its loss in one operator, a chunk of rows at a time, so that the logits of a whole
+// batch never exist:
+//   z = x W^T,   loss_t = log sum_j e^(z_tj) - z_t,target
+//   objective = scale * sum over t of (loss_t + l2wrap / 2 * (max_j z_tj)^2)
+// The second term is L2Wrap of the released RWKV code, which pulls the largest logit towards zero: its
+// gradient is l2wrap * scale * max z at the largest logit's index. It is not part of the reported loss.
+// A target below 0 is masked: no loss, no gradient. While recording, the gradients are computed here, too.
+#pragma once
+
+#include "core/context.h"
+#include "ops/linear/linear.h"
+
+namespace rookery {
+
+struct CrossEntropyForward {
+  TensorView x;                      // [T, C]
+  TensorView weight;                 // [V, C], what the products read
+  const int32_t* targets = nullptr;  // [T]
+  double scale = 1, l2wrap = 0;
+  TensorView losses;     // [T] nats; 0 where masked
+  TensorView objective;  // [1]
+  TensorView logits;     // [chunk, V] scratch
+  TensorView low_x, low_logits;  // BF16 [chunk, C], [chunk, V] scratch for bfloat16 products, or empty
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v.input("x", x);
+    v.input("weight", weight);
+    v.output("losses", losses);
+    v.output("objective", objective);
+  }
+  double terms() const { return static_cast<double>(std::max(weight.rows(), x.rows()) + x.cols()); }
+};
+
+struct CrossEntropyBackward {
+  CrossEntropyForward forward;  // the backward writes its losses and objective, too
+  TensorView dobjective;        // [1]
+  GradView dx;                  // [T, C]
+  GradView dweight;             // [V, C]
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v.upstream("objective", dobjective);
+    v.gradient("x", dx);
+    v.gradient("weight", dweight);
+  }
+};
+
+namespace cpu {
+void cross_entropy_forward(const CrossEntropyForward& g, Context& ctx);
+void cross_entropy_backward(const CrossEntropyBackward& g, Context& ctx);
+}  // namespace cpu
+
+struct CrossEntropyOptions {
+  double scale = 1;   // usually 1 / number of target tokens of the step
+  double l2wrap = 0;  // the released code trains with 1e-4
+};
+
+struct CrossEntropyResult {
+  TensorView losses;     // [T]
+  TensorView objective;  // [1]
+};
+
+// x [T, C], head [V, C], targets [T] -> losses. Throws when the widths differ or a target is V or more.
+CrossEntropyResult cross_entropy(Context& ctx, const Tensor& x, const Weight& head,
+                                 const int32_t* targets, const CrossEntropyOptions& options);
+
+}  // namespace rookery

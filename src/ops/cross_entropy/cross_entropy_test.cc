@@ -1,0 +1,60 @@
+#include "core/operator_test.h"
+#include "ops/cross_entropy/cross_entropy_ref.h"
+#include "ops/linear/product_cpu.h"
+
+namespace rookery {
+namespace {
+
+class CrossEntropyTest : public OperatorTest {
+ protected:
+  CrossEntropyForward make_forward(int64_t rows, int64_t width, int64_t vocabulary, int64_t chunk,
+                                   DType dtype = DType::kF32) {
+    CrossEntropyForward g;
+    g.x = random({rows, width});
+    g.weight = random({vocabulary, width}, 1, 0, dtype);
+    targets_.resize(rows);
+    for (int64_t t = 0; t < rows; ++t) targets_[t] = t % 5 == 3 ? -1 : static_cast<int32_t>((t * 7) % vocabulary);
+    g.targets = targets_.data();
+    g.scale = 1.0 / static_cast<double>(std::max<int64_t>(rows, 1));
+    g.l2wrap = 0.1;
+    g.losses = make({rows});
+    g.objective = make({1});
+    g.logits = make({chunk, vocabulary});
+    g.low_x = low_copy(ctx, {nullptr, DType::kF32, {chunk, width}}, g.weight);
+    g.low_logits = low_copy(ctx, g.logits, g.weight);
+    return g;
+  }
+  std::vector<int32_t> targets_;
+};
+
+TEST_F(CrossEntropyTest, ForwardMatchesDefinition) {
+  for (const int64_t vocabulary : {1, 17, 256, 301}) {
+    EXPECT_FORWARD(cross_entropy, make_forward(0, 8, vocabulary, 16));
+    EXPECT_FORWARD(cross_entropy, make_forward(1, 8, vocabulary, 16));
+    EXPECT_FORWARD(cross_entropy, make_forward(40, 33, vocabulary, 16));
+  }
+}
+
+TEST_F(CrossEntropyTest, GradientsMatchComplexStep) {
+  for (const bool accumulate : {false, true}) {
+    const CrossEntropyForward f = make_forward(21, 6, 19, 16);  // two chunks
+    CrossEntropyBackward g{f, random({1}), gradient(f.x.shape, accumulate),
+                           gradient(f.weight.shape, accumulate)};
+    EXPECT_BACKWARD(cross_entropy, g);
+  }
+}
+
+TEST_F(CrossEntropyTest, Bfloat16GradientsMatchComplexStep) {
+  const CrossEntropyForward f = make_forward(21, 6, 19, 16, DType::kBF16);
+  CrossEntropyBackward g{f, random({1}), gradient(f.x.shape, false), gradient(f.weight.shape, false)};
+  EXPECT_BACKWARD(cross_entropy, g);
+}
+
+TEST_F(CrossEntropyTest, RefusesATargetOutsideTheVocabulary) {
+  const int32_t target = 3;
+  EXPECT_THROW(cross_entropy(ctx, Tensor{random({1, 4})}, Weight{Tensor{random({3, 4})}, {}}, &target, {}),
+               Error);
+}
+
+}  // namespace
+}  // namespace rookery

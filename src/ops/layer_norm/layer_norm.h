@@ -1,0 +1,53 @@
+// Layer norm (Ba et al. 2016), each row by itself:
+//   y = (x - mean) * rstd * weight + bias,   mean = sum x / C,   rstd = 1 / sqrt(sum (x - mean)^2 / C + epsilon)
+#pragma once
+
+#include "core/context.h"
+
+namespace rookery {
+
+struct LayerNormForward {
+  TensorView x;       // [T, C]
+  TensorView weight;  // [C]
+  TensorView bias;    // [C]
+  float epsilon = 1e-5f;
+  TensorView y;           // [T, C]
+  TensorView statistics;  // [T, 2]: mean, rstd; for the backward
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v.input("x", x);
+    v.input("weight", weight);
+    v.input("bias", bias);
+    v.output("y", y);
+    v.output("statistics", statistics);
+  }
+  double terms() const { return 4.0 * x.cols(); }
+};
+
+struct LayerNormBackward {
+  LayerNormForward forward;
+  TensorView dy;               // [T, C]
+  GradView dx;                 // [T, C]
+  GradView dweight, dbias;     // [C]
+  TensorView partial_sums;     // [threads, 2, C], scratch: each thread's share of dweight and dbias
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v.upstream("y", dy);
+    v.gradient("x", dx);
+    v.gradient("weight", dweight);
+    v.gradient("bias", dbias);
+  }
+};
+
+namespace cpu {
+void layer_norm_forward(const LayerNormForward& g, Context& ctx);
+void layer_norm_backward(const LayerNormBackward& g, Context& ctx);
+}  // namespace cpu
+
+// x [T, C], weight and bias [C] -> [T, C]. Throws when the widths differ.
+Tensor layer_norm(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                  float epsilon);
+
+}  // namespace rookery

@@ -1,0 +1,63 @@
+// Linear layer without bias: y = x W^T (+ residual). Weights are [out, in] in memory in every generation.
+//   dx = dy W,   dW = dy^T x,   dresidual = dy
+#pragma once
+
+#include "core/context.h"
+
+namespace rookery {
+
+// A weight matrix. `value` has the gradient; `low`, when there, is its bfloat16 copy, which the products
+// read (training with float32 masters).
+struct Weight {
+  Tensor value;    // [N, K]: F32, F16 or BF16
+  TensorView low;  // [N, K]: BF16, or empty
+
+  const TensorView& product() const { return low ? low : static_cast<const TensorView&>(value); }
+};
+
+struct LinearForward {
+  TensorView x;         // [T, K]
+  TensorView weight;    // [N, K], what the products read
+  TensorView residual;  // [T, N], or empty
+  TensorView y;         // [T, N]
+  TensorView low_x;     // [T, K] BF16, scratch for bfloat16 products, or empty
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v.input("x", x);
+    v.input("weight", weight);
+    v.input("residual", residual);
+    v.output("y", y);
+  }
+  double terms() const { return static_cast<double>(std::max(x.cols(), y.rows())); }
+};
+
+struct LinearBackward {
+  LinearForward forward;
+  TensorView dy;       // [T, N]
+  GradView dx;         // [T, K]
+  GradView dweight;    // [N, K] float32
+  GradView dresidual;  // [T, N]
+  TensorView low_dy;   // [T, N] BF16, scratch, or empty
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    v.upstream("y", dy);
+    v.gradient("x", dx);
+    v.gradient("weight", dweight);
+    v.gradient("residual", dresidual);
+  }
+};
+
+namespace cpu {
+void linear_forward(const LinearForward& g, Context& ctx);
+void linear_backward(const LinearBackward& g, Context& ctx);
+}  // namespace cpu
+
+// x [T, K], w [N, K] -> [T, N]. Throws when the widths differ.
+Tensor linear(Context& ctx, const Tensor& x, const Weight& w, const Tensor& residual = {});
+
+// Scratch for the bfloat16 image of x, when products with this weight want one on this device; else empty.
+TensorView low_copy(Context& ctx, const TensorView& x, const TensorView& weight);
+
+}  // namespace rookery

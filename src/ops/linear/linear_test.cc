@@ -1,0 +1,92 @@
+#include "core/operator_test.h"
+#include "ops/linear/linear_ref.h"
+#include "ops/linear/product_cpu.h"
+
+namespace rookery {
+namespace {
+
+class LinearTest : public OperatorTest {
+ protected:
+  LinearForward make_forward(int64_t rows, int64_t inputs, int64_t outputs, bool residual,
+                             DType dtype = DType::kF32) {
+    LinearForward forward{random({rows, inputs}), random({outputs, inputs}, 1, 0, dtype),
+                          residual ? random({rows, outputs}) : TensorView{},
+                          make({rows, outputs}), {}};
+    forward.low_x = low_copy(ctx, forward.x, forward.weight);
+    return forward;
+  }
+};
+
+TEST_F(LinearTest, ForwardMatchesDefinition) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    SCOPED_TRACE(name_of(dtype));
+    for (const int64_t rows : {0, 1, 3, 5, 8, 9, 30}) {  // both sides of kFewRows
+      for (const int64_t width : {1, 17, 64, 100}) {
+        EXPECT_FORWARD(linear, make_forward(rows, width, 2 * width + 3, rows % 2 == 1, dtype));
+      }
+    }
+  }
+}
+
+// More than one block of every dimension of the tiles, and more than one panel.
+TEST_F(LinearTest, TilesMatchDefinitionBeyondOneBlock) {
+  ctx.deterministic = true;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    EXPECT_FORWARD(linear, make_forward(101, 300, 530, true, dtype));
+  }
+}
+
+TEST_F(LinearTest, DeterministicRowsDoNotDependOnTheBatch) {
+  ctx.deterministic = true;
+  const LinearForward all = make_forward(40, 70, 90, false);
+  cpu::linear_forward(all, ctx);
+  for (const int64_t row : {0, 13, 39}) {
+    LinearForward one = all;
+    one.x = {all.x.as<float>() + row * 70, DType::kF32, {1, 70}};
+    one.y = make({1, 90});
+    cpu::linear_forward(one, ctx);
+    EXPECT_EQ(std::memcmp(one.y.data, all.y.as<float>() + row * 90, 90 * sizeof(float)), 0);
+  }
+}
+
+TEST_F(LinearTest, GradientsMatchComplexStep) {
+  for (const bool deterministic : {false, true}) {
+    ctx.deterministic = deterministic;
+    for (const bool accumulate : {false, true}) {
+      for (const int64_t rows : {2, 11}) {
+        const LinearForward forward = make_forward(rows, 7, 9, true);
+        cpu::linear_forward(forward, ctx);
+        const LinearBackward backward{forward,
+                                      random({rows, 9}),
+                                      gradient({rows, 7}, accumulate),
+                                      gradient({9, 7}, accumulate),
+                                      gradient({rows, 9}, accumulate),
+                                      {}};
+        EXPECT_BACKWARD(linear, backward);
+      }
+    }
+  }
+}
+
+TEST_F(LinearTest, Bfloat16GradientsMatchComplexStep) {
+  for (const bool accumulate : {false, true}) {
+    const LinearForward forward = make_forward(19, 9, 11, false, DType::kBF16);
+    cpu::linear_forward(forward, ctx);
+    LinearBackward backward{forward,
+                            random({19, 11}),
+                            gradient({19, 9}, accumulate),
+                            gradient({11, 9}, accumulate),
+                            {},
+                            {}};
+    backward.low_dy = low_copy(ctx, backward.dy, forward.weight);
+    EXPECT_BACKWARD(linear, backward);
+  }
+}
+
+TEST_F(LinearTest, RefusesAWeightOfAnotherWidth) {
+  const Tensor x{random({2, 4})};
+  EXPECT_THROW(linear(ctx, x, Weight{Tensor{random({3, 5})}, {}}), Error);
+}
+
+}  // namespace
+}  // namespace rookery

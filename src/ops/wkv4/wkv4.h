@@ -1,0 +1,87 @@
+// WKV of RWKV-4 (arXiv 2305.13048, equation 16), each channel by itself:
+//
+//   y_t = (a_{t-1} + e^(u + k_t) v_t) / (b_{t-1} + e^(u + k_t))
+//   a_t = e^w a_{t-1} + e^(k_t) v_t,      b_t = e^w b_{t-1} + e^(k_t)
+//
+// w <= 0 is the log of the decay, u the bonus of the current token. e^k overflows, so the state is kept as
+// (a e^-p, b e^-p, p) with p the running maximum of the exponents (the paper's Appendix D); p is a gauge: no
+// gradient flows through it. The empty state is a = b = 0, p = -1e38.
+#pragma once
+
+#include "core/context.h"
+
+namespace rookery {
+
+struct Wkv4Forward {
+  TensorView w;         // [A] log decay
+  TensorView u;         // [A] bonus
+  TensorView k, v;      // [T, A]
+  Sequences sequences;  // T rows
+  StateView a_in, b_in, p_in;     // [slots] of A, or empty: every sequence starts from the empty state
+  StateView a_out, b_out, p_out;  // may be the same memory; or empty
+  TensorView y;                   // [T, A]
+  // [segments, 3, A]: (a, b, p) before the first token of each segment, kept for the backward; or empty.
+  TensorView segment_states;
+
+  template <class Visitor>
+  void visit(Visitor& visitor) {
+    visitor.input("w", w);
+    visitor.input("u", u);
+    visitor.input("k", k);
+    visitor.input("v", v);
+    visitor.state("a", a_in, a_out);
+    visitor.state("b", b_in, b_out);
+    visitor.state("p", p_in, p_out);
+    visitor.output("y", y);
+  }
+  // Rounding of w grows with the distance it is applied over, that of k does not.
+  double terms() const { return 16.0 * static_cast<double>(y.rows()); }
+};
+
+struct Wkv4Backward {
+  Wkv4Forward forward;
+  TensorView dy;                // [T, A]
+  GradView dw, du;              // [A]
+  GradView dk, dv;              // [T, A]
+  StateView da_out, db_out;     // gradient of the final a and b (in their gauge), or empty: zero
+  StateView da_in, db_in;       // wanted gradient of the initial a and b, or empty; written
+  TensorView partial_sums;      // [2 threads, 2, A] scratch: shares of dw and du
+  TensorView states;            // [threads, kWkv4Segment, 3, kWkv4Block] scratch: states inside a segment
+
+  template <class Visitor>
+  void visit(Visitor& visitor) {
+    visitor.upstream("y", dy);
+    visitor.gradient("w", dw);
+    visitor.gradient("u", du);
+    visitor.gradient("k", dk);
+    visitor.gradient("v", dv);
+    visitor.state_upstream("a", da_out);
+    visitor.state_upstream("b", db_out);
+    visitor.state_gradient("a", da_in);
+    visitor.state_gradient("b", db_in);
+  }
+};
+
+// Tokens between two saved states, and channels that one task handles at most. The states inside one
+// segment of one task (128 x 3 x 64 floats = 96 KiB) fit the second-level cache.
+inline constexpr int64_t kWkv4Segment = 128, kWkv4Block = 64;
+inline constexpr double kWkv4EmptyExponent = -1e38;
+
+// Segments that these sequences are cut into: none crosses a border, none is longer than kWkv4Segment.
+int64_t wkv4_segment_count(const Sequences& sequences);
+
+namespace cpu {
+void wkv4_forward(const Wkv4Forward& g, Context& ctx);
+void wkv4_backward(const Wkv4Backward& g, Context& ctx);
+}  // namespace cpu
+
+// The recurrent state of WKV-4 for all slots, before and after; empty views: none.
+struct Wkv4State {
+  StateView a_in, b_in, p_in, a_out, b_out, p_out;
+};
+
+// w, u [A]; k, v [T, A] -> y [T, A]. Throws when the sizes differ.
+Tensor wkv4(Context& ctx, const Tensor& w, const Tensor& u, const Tensor& k, const Tensor& v,
+            const Sequences& sequences, const Wkv4State& state);
+
+}  // namespace rookery

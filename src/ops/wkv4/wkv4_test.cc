@@ -1,0 +1,135 @@
+#include <numeric>
+
+#include "core/operator_test.h"
+#include "ops/wkv4/wkv4_ref.h"
+
+namespace rookery {
+namespace {
+
+class Wkv4Test : public OperatorTest {
+ protected:
+  struct Layout {
+    std::vector<int64_t> offsets, slot_in, slot_out;
+  };
+
+  // Sequences of these lengths; every second one starts from a state, all leave theirs.
+  Wkv4Forward make_forward(const std::vector<int64_t>& lengths, int64_t width, double scale = 1,
+                           bool with_state = true) {
+    Layout& layout = layouts_.emplace_back();
+    layout.offsets.push_back(0);
+    for (size_t s = 0; s < lengths.size(); ++s) {
+      layout.offsets.push_back(layout.offsets.back() + lengths[s]);
+      layout.slot_in.push_back(s % 2 == 0 ? static_cast<int64_t>(s) : -1);
+      layout.slot_out.push_back(static_cast<int64_t>(s));
+    }
+    const int64_t rows = layout.offsets.back(), slots = static_cast<int64_t>(lengths.size());
+    Wkv4Forward g;
+    g.w = random({width}, 0.5, -1);
+    for (int64_t c = 0; c < width; ++c) g.w.as<float>()[c] = -std::exp(g.w.as<float>()[c]);
+    g.u = random({width});
+    g.k = random({rows, width}, scale);
+    g.v = random({rows, width});
+    g.sequences = {slots, layout.offsets.data(), layout.slot_in.data(), layout.slot_out.data()};
+    if (with_state) {
+      g.a_in = state(slots, width), g.b_in = state(slots, width, 0.1, 1), g.p_in = state(slots, width);
+      g.a_out = state(slots, width), g.b_out = state(slots, width), g.p_out = state(slots, width);
+    }
+    g.y = make({rows, width});
+    g.segment_states = make({wkv4_segment_count(g.sequences), 3, width});
+    return g;
+  }
+  Wkv4Backward make_backward(const Wkv4Forward& f, bool accumulate) {
+    const Shape rows = f.k.shape, vector = f.w.shape;
+    Wkv4Backward g{.forward = f, .dy = random(rows)};
+    g.dw = gradient(vector, accumulate), g.du = gradient(vector, accumulate);
+    g.dk = gradient(rows, accumulate), g.dv = gradient(rows, accumulate);
+    g.partial_sums = make({2 * ctx.threads(), 2, f.w.count()});
+    g.states = make({ctx.threads(), kWkv4Segment, 3, kWkv4Block});
+    return g;
+  }
+
+  std::deque<Layout> layouts_;
+};
+
+TEST_F(Wkv4Test, ForwardMatchesDefinition) {
+  for (const int64_t width : {1, 7, 16, 65, 130}) {
+    EXPECT_FORWARD(wkv4, make_forward({1}, width));
+    EXPECT_FORWARD(wkv4, make_forward({3, 0, 1, 40}, width));
+    EXPECT_FORWARD(wkv4, make_forward({5, 9}, width, 1, /*with_state=*/false));
+  }
+}
+
+// Few channels and long sequences: cut in time over the threads, with states carried from range to range.
+TEST_F(Wkv4Test, ParallelInTimeMatchesDefinition) {
+  for (const double scale : {1.0, 20.0}) {  // e^60 and more: only the scaled form survives
+    EXPECT_FORWARD(wkv4, make_forward({700}, 16, scale));
+    EXPECT_FORWARD(wkv4, make_forward({1000, 1, 300, 0, 650}, 5, scale));
+  }
+}
+
+TEST_F(Wkv4Test, DeterministicDoesNotDependOnTheCutting) {
+  ctx.deterministic = true;
+  const Wkv4Forward whole = make_forward({400}, 24);
+  cpu::wkv4_forward(whole, ctx);
+  Wkv4Forward part = whole;  // the same tokens as 150 + 250, the state passed on in place
+  int64_t slot = 0, offsets[2] = {0, 150};
+  part.a_out = part.a_in, part.b_out = part.b_in, part.p_out = part.p_in;
+  part.sequences = {1, offsets, &slot, &slot};
+  part.y = make({400, 24});
+  part.segment_states = {};
+  cpu::wkv4_forward(part, ctx);
+  offsets[1] = 250;
+  part.k.data = part.k.as<float>() + 150 * 24;
+  part.v.data = part.v.as<float>() + 150 * 24;
+  TensorView first_y = part.y;
+  part.y.data = part.y.as<float>() + 150 * 24;
+  cpu::wkv4_forward(part, ctx);
+  EXPECT_EQ(std::memcmp(first_y.data, whole.y.data, whole.y.bytes()), 0);
+  EXPECT_EQ(elements(part.a_out), elements(whole.a_out));
+  EXPECT_EQ(elements(part.p_out), elements(whole.p_out));
+}
+
+TEST_F(Wkv4Test, GradientsMatchComplexStep) {
+  for (const bool accumulate : {false, true}) {
+    for (const double scale : {1.0, 20.0}) {
+      const Wkv4Forward f = make_forward({6, 1, 9}, 18, scale, /*with_state=*/false);
+      cpu::wkv4_forward(f, ctx);
+      EXPECT_BACKWARD(wkv4, make_backward(f, accumulate));
+    }
+  }
+}
+
+TEST_F(Wkv4Test, StateGradientsMatchComplexStep) {
+  Wkv4Forward f = make_forward({7, 4, 12}, 5);
+  std::iota(layouts_.back().slot_in.begin(), layouts_.back().slot_in.end(), 0);
+  cpu::wkv4_forward(f, ctx);
+  Wkv4Backward g = make_backward(f, false);
+  g.da_out = state(3, 5), g.db_out = state(3, 5);
+  g.da_in = state(3, 5), g.db_in = state(3, 5);
+  EXPECT_BACKWARD(wkv4, g);
+}
+
+// Long sequences, cut in time: along random directions, as there are too many scalars for one by one.
+TEST_F(Wkv4Test, ParallelInTimeGradientsMatchComplexStep) {
+  for (const auto& lengths : {std::vector<int64_t>{900}, {300, 700, 2, 500}}) {
+    Wkv4Forward f = make_forward(lengths, 6);
+    std::iota(layouts_.back().slot_in.begin(), layouts_.back().slot_in.end(), 0);
+    const auto slots = static_cast<int64_t>(lengths.size());
+    on_every_target([&] {
+      try {
+        cpu::wkv4_forward(f, ctx);
+        Wkv4Backward g = make_backward(f, false);
+        g.da_out = state(slots, 6), g.db_out = state(slots, 6);
+        g.da_in = state(slots, 6), g.db_in = state(slots, 6);
+        CheckedBackward<Wkv4Backward, Wkv4Forward> checked(g);
+        cpu::wkv4_backward(g, ctx);
+        checked.compare(checker, "wkv4", g, &ref::wkv4_forward<std::complex<double>>);
+      } catch (const Error& error) {
+        ADD_FAILURE() << error.what();
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace rookery

@@ -1,0 +1,43 @@
+// Bytes to ids and back, and the one byte that has no id.
+#include "tokenizers/bytes.h"
+
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+
+namespace rookery {
+namespace {
+
+TEST(ByteTokenizer, RoundTrip) {
+  const ByteTokenizer tokenizer;
+  std::string text;
+  for (int byte = 1; byte < 256; ++byte) text += static_cast<char>(byte);
+  const std::vector<int64_t> ids = tokenizer.encode(text);
+  ASSERT_EQ(ids.size(), 255u);
+  for (int64_t i = 0; i < 255; ++i) EXPECT_EQ(ids[i], i + 1);
+  EXPECT_EQ(tokenizer.decode(ids), text);
+  EXPECT_TRUE(tokenizer.encode("").empty());
+  EXPECT_EQ(tokenizer.name(), "bytes");
+  EXPECT_EQ(tokenizer.vocab_size(), 256);
+}
+
+TEST(ByteTokenizer, TheEndOfADocumentHasNoBytes) {
+  const ByteTokenizer tokenizer;
+  EXPECT_EQ(tokenizer.decode_one(0), "");
+  EXPECT_EQ(tokenizer.decode(std::vector<int64_t>{'a', 0, 'b'}), "ab");
+}
+
+TEST(ByteTokenizer, RefusesByteZeroAndForeignIds) {
+  const ByteTokenizer tokenizer;
+  try {
+    tokenizer.encode(std::string_view("ab\0c", 4));
+    FAIL() << "byte 0 was accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("offset 2"), std::string::npos) << error.what();
+  }
+  EXPECT_THROW(tokenizer.decode_one(256), Error);
+  EXPECT_THROW(tokenizer.decode_one(-1), Error);
+}
+
+}  // namespace
+}  // namespace rookery

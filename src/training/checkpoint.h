@@ -1,0 +1,55 @@
+// Checkpoints of training: a safetensors file with the weights under their public names, Adam's moments as
+// optimizer.m.* and optimizer.v.*, and in its metadata, as JSON under "rookery", everything else a run needs
+// to go on bit for bit. Written aside, then renamed.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "formats/tensor_source.h"
+#include "training/trainer.h"
+
+namespace rookery {
+
+// What a checkpoint says beside its tensors.
+struct RunState {
+  TrainOptions options;
+  int64_t step = 0;
+  int64_t tokens_seen = 0;
+  std::string tokenizer = "bytes";
+  std::vector<std::string> data_files;  // for the user to read
+  uint64_t data_hash = 0;               // of the tokens
+  int64_t checkpoint_every = 0, keep = 0, validate_every = 0;  // the rest of the run's habits
+  double validation_loss = 0;           // the last one, nats per token; 0 before the first
+};
+
+nlohmann::json to_json(const TrainOptions& options);
+// Throws Error for anything that to_json does not write.
+TrainOptions train_options_from_json(const nlohmann::json& json);
+// Of the sizes of the model and the options: two runs with one hash make the same numbers.
+uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& options);
+
+// <folder>/checkpoint-00001000.safetensors
+std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64_t step);
+// Of a run's folder, oldest first; none if the folder is not there.
+std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder);
+
+// Writes the checkpoint of the trainer's step, and then removes all but the last `keep` (0: none is removed).
+// Returns its path.
+std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const Trainer& trainer,
+                                      const RunState& run);
+// Weights only: what others load.
+void save_model(const std::filesystem::path& path, const Model& model, const RunState& run);
+
+struct Resumed {
+  RunState run;
+  std::unique_ptr<Trainer> trainer;
+};
+// Throws Error when the file is no whole checkpoint of training.
+Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool);
+
+// The tensors of a file that belong to a model: not those of an optimizer.
+std::vector<NamedTensor> model_tensors(const TensorSource& source);
+
+}  // namespace rookery

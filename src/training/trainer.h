@@ -1,0 +1,89 @@
+// The training loop's parts: options, one step, validation, and the memory a run will need.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/context.h"
+#include "data/loader.h"
+#include "models/model.h"
+#include "training/optimizer.h"
+#include "training/schedule.h"
+
+namespace rookery {
+
+// What decides a run's numbers. Saved in every checkpoint; a resumed run takes them from there.
+struct TrainOptions {
+  int64_t context = 256;      // tokens of a window
+  int64_t batch = 8;          // windows of a micro-batch
+  int64_t accumulation = 1;   // micro-batches of a step
+  DType products = DType::kF32;  // or BF16: bfloat16 products with float32 masters
+  bool gradient_checkpointing = false;
+  bool reset_documents = false;
+  double dropout = 0;
+  double l2wrap = 1e-4;
+  uint64_t seed = 1;
+  double validation_fraction = 0.01;  // of the text, from its end
+  ScheduleOptions schedule;
+  OptimizerOptions optimizer;
+
+  int64_t tokens_per_step() const { return context * batch * accumulation; }
+};
+
+// Throws Error naming the first option that does not fit.
+void validate(const TrainOptions& options);
+
+struct StepResult {
+  double loss = 0;           // mean, nats per target token
+  double gradient_norm = 0;  // before clipping
+  double learning_rate = 0;
+};
+
+class Trainer {
+ public:
+  // Takes a float32 model. `pool` must outlive this.
+  Trainer(Model model, const TrainOptions& options, ThreadPool& pool);
+
+  // One step on this batch (its micro-batches in order). Throws Error when the numbers are not finite.
+  StepResult step(std::span<const TrainingBatch> micro_batches);
+  // The next step's batches from the loader, and the step.
+  StepResult step(const Loader& loader);
+  // Mean loss over these batches, nats per token, without dropout.
+  double evaluate(std::span<const TrainingBatch> batches);
+
+  int64_t steps_done() const { return steps_done_; }
+  void set_steps_done(int64_t steps) { steps_done_ = steps; }
+  const Model& model() const { return *model_; }
+  Model& model() { return *model_; }
+  const Optimizer& optimizer() const { return *optimizer_; }
+  const TrainOptions& options() const { return options_; }
+  Context& context() { return ctx_; }
+
+ private:
+  TrainOptions options_;
+  std::unique_ptr<Model> model_;  // behind a pointer: the tape and the optimizer point into it
+  std::unique_ptr<Optimizer> optimizer_;
+  Arena arena_;
+  Tape tape_;
+  Context ctx_;
+  Batch batch_;
+  int64_t steps_done_ = 0;
+};
+
+// Bytes by purpose, found by walking through one step without computing it.
+struct MemoryPlan {
+  int64_t weights = 0;
+  int64_t low_weights = 0;  // bfloat16 copies
+  int64_t gradients = 0, moments = 0;
+  int64_t activations = 0;           // with scratch
+  int64_t activation_gradients = 0;
+  int64_t total() const {
+    return weights + low_weights + gradients + moments + activations + activation_gradients;
+  }
+};
+MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, ThreadPool& pool);
+
+}  // namespace rookery

@@ -1,12 +1,20 @@
 #include "cli/verbs.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cerrno>
 #include <charconv>
 #include <csignal>
+#include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <iterator>
 
+#include "core/file.h"
+#include "text/utf8_stream.h"
 #include "tokenizers/bytes.h"
 #include "training/checkpoint.h"
 
@@ -22,12 +30,25 @@ extern "C" void on_signal(int signal) {
   }
 }
 
+// Examples before everything else: they are what most readers of a --help look for.
+class ExamplesFirst final : public CLI::Formatter {
+ public:
+  explicit ExamplesFirst(std::string examples) : examples_(std::move(examples)) {}
+  std::string make_help(const CLI::App* app, std::string name,
+                        CLI::AppFormatMode mode) const override {
+    return "Example:\n" + examples_ + "\n\n" + CLI::Formatter::make_help(app, name, mode);
+  }
+
+ private:
+  std::string examples_;
+};
+
 }  // namespace
 
 CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& what,
                    const std::string& examples) {
   CLI::App* verb = app.add_subcommand(name, what);
-  verb->usage("Example:\n" + examples + "\n\nUsage: rookery " + name + " [OPTIONS]");
+  verb->formatter(std::make_shared<ExamplesFirst>(examples));
   return verb;
 }
 
@@ -47,10 +68,11 @@ std::filesystem::path find_model_file(const std::string& path) {
   const fs::path whole = fs::path(path) / "model.safetensors";
   if (fs::exists(whole)) return whole;
   const std::vector<fs::path> checkpoints = list_checkpoints(path);
-  check(!checkpoints.empty(),
-        "the folder '{}' holds no model: expected model.safetensors or checkpoint-*.safetensors of a "
-        "training run",
-        path);
+  check(
+      !checkpoints.empty(),
+      "the folder '{}' holds no model: expected model.safetensors or checkpoint-*.safetensors of a "
+      "training run",
+      path);
   return checkpoints.back();
 }
 
@@ -82,7 +104,8 @@ std::vector<int32_t> parse_ids(const std::string& text) {
     int32_t id = 0;
     const auto [next, error] = std::from_chars(at, end, id);
     check(error == std::errc() && (next == end || *next == ' ' || *next == ',' || *next == '\n'),
-          "'{}' is no list of token ids: expected whole numbers with commas or spaces between, such as 5,3,100",
+          "'{}' is no list of token ids: expected whole numbers with commas or spaces between, "
+          "such as 5,3,100",
           text);
     ids.push_back(id);
     at = next;
@@ -91,9 +114,103 @@ std::vector<int32_t> parse_ids(const std::string& text) {
   return ids;
 }
 
+ModelConfig parse_shape(const std::string& text) {
+  const size_t colon = text.find(':');
+  std::array<int64_t, 3> sizes{};  // layers, width, vocabulary
+  size_t found = 0;
+  const char *at = text.data() + std::min(colon, text.size()), *end = text.data() + text.size();
+  while (found < sizes.size() && at != end && *at == ':') {
+    const auto [next, error] = std::from_chars(at + 1, end, sizes[found]);
+    if (error != std::errc()) break;
+    at = next;
+    ++found;
+  }
+  check(found == sizes.size() && at == end,
+        "'{}' is no shape: expected GENERATION:LAYERS:WIDTH:VOCABULARY, such as 4:12:768:50277",
+        text);
+  return make_config(text.substr(0, colon), sizes[0], sizes[1], sizes[2]);
+}
+
+std::shared_ptr<MatrixType> add_dtype(CLI::App& verb) {
+  auto type = std::make_shared<MatrixType>(MatrixType::kAsStored);
+  const std::map<std::string, MatrixType> types = {{"as-stored", MatrixType::kAsStored},
+                                                   {"f32", MatrixType::kF32},
+                                                   {"f16", MatrixType::kF16},
+                                                   {"bf16", MatrixType::kBF16}};
+  verb.add_option_function<std::string>(
+          "--dtype", [type, types](const std::string& name) { *type = types.at(name); },
+          "Numbers of the matrices in memory: as-stored, f32, f16 or bf16")
+      ->check(CLI::IsMember(types))
+      ->type_name("TYPE")
+      ->default_str("as-stored");
+  return type;
+}
+
+bool write_output(std::string_view text) {
+  errno = 0;
+  const bool written =
+      std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  if (!written && errno == EPIPE) return false;
+  check(written, "cannot write to standard output ({}): is the disk full?", std::strerror(errno));
+  return true;
+}
+
 std::string read_standard_input() {
   std::cin >> std::noskipws;
   return {std::istreambuf_iterator<char>(std::cin), {}};
+}
+
+std::shared_ptr<Prompt> add_prompt(CLI::App& verb) {
+  auto prompt = std::make_shared<Prompt>();
+  prompt->text_option = verb.add_option(
+      "-p,--prompt", prompt->text, "The text to read; else standard input, if it is no terminal");
+  prompt->file_option =
+      verb.add_option("--prompt-file", prompt->file, "Read the text from this file")
+          ->type_name("FILE");
+  prompt->ids_option = verb.add_option("--ids", prompt->ids, "Token ids instead of text: 5,3,100")
+                           ->check(parsed_by(parse_ids))
+                           ->type_name("LIST");
+  prompt->text_option->excludes(prompt->file_option, prompt->ids_option);
+  prompt->file_option->excludes(prompt->ids_option);
+  return prompt;
+}
+
+std::vector<int32_t> prompt_ids(const Prompt& prompt, const Model& model,
+                                const Tokenizer* tokenizer) {
+  const int64_t vocabulary = model.config().vocabulary;
+  if (prompt.ids_option->count() > 0) {
+    std::vector<int32_t> ids = parse_ids(prompt.ids);
+    for (const int32_t id : ids) {
+      if (id < 0 || id >= vocabulary) {
+        wrong_usage("--ids: token {} is not in the vocabulary: this model has tokens 0 to {}", id,
+                    vocabulary - 1);
+      }
+    }
+    return ids;
+  }
+  std::string text;
+  if (prompt.text_option->count() > 0) {
+    text = prompt.text;
+  } else if (prompt.file_option->count() > 0) {
+    text = read_text_file(prompt.file);
+  } else if (isatty(STDIN_FILENO) == 0) {
+    text = read_standard_input();
+  }
+  if (text.empty()) return {0};
+  if (tokenizer == nullptr) {
+    wrong_usage(
+        "no tokenizer for a vocabulary of {}: this version knows bytes (vocabulary 256); give the "
+        "prompt as token ids, --ids 5,3",
+        vocabulary);
+  }
+  const std::vector<int64_t> ids = tokenizer->encode(text);
+  return {ids.begin(), ids.end()};
+}
+
+std::string printable(const std::string& bytes) {
+  Utf8Stream stream;
+  const std::string text = stream.push(bytes);
+  return text + stream.finish();
 }
 
 void catch_signals() {

@@ -3,11 +3,14 @@
 
 #include <CLI/CLI.hpp>
 
+#include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/threads.h"
@@ -36,13 +39,13 @@ CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& wh
 std::shared_ptr<int> add_threads(CLI::App& verb);
 int resolve_threads(int threads);
 
-// A model file, or a folder that holds one: model.safetensors, or the newest checkpoint-*.safetensors of a
-// training run. Throws Error when there is none.
+// A model file, or a folder that holds one: model.safetensors, or the newest
+// checkpoint-*.safetensors of a training run. Throws Error when there is none.
 std::filesystem::path find_model_file(const std::string& path);
 
 struct LoadedModel {
   std::filesystem::path file;
-  std::string format;                      // "safetensors", ...
+  std::string format;  // "safetensors", ...
   std::map<std::string, std::string> metadata;
   std::unique_ptr<Model> model;
 };
@@ -55,10 +58,58 @@ std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model);
 // Ids from "5,3,100" or "5 3 100". Throws Error for anything else.
 std::vector<int32_t> parse_ids(const std::string& text);
 
+// Sizes from "4:12:768:50277": generation, layers, width, vocabulary. Throws Error for anything
+// else.
+ModelConfig parse_shape(const std::string& text);
+
+// For a flag that does not fit the model or another flag: exit code 2.
+template <class... Args>
+[[noreturn]] void wrong_usage(fmt::format_string<Args...> format, Args&&... args) {
+  throw CLI::ValidationError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+// For ->check(): what `parse` throws as Error is told as wrong usage, before any work.
+template <class F>
+CLI::Validator parsed_by(F parse) {
+  return CLI::Validator(
+      [parse](std::string& text) {
+        try {
+          parse(text);
+        } catch (const Error& error) {
+          return std::string(error.what());
+        }
+        return std::string();
+      },
+      "");
+}
+
+// --dtype: how a loaded model's matrices are kept.
+std::shared_ptr<MatrixType> add_dtype(CLI::App& verb);
+
+// Writes to standard output and flushes. False when nobody reads it any more (a closed pipe: the
+// reader has seen enough, so the work ends quietly). Throws Error when it cannot be written (a full
+// disk).
+bool write_output(std::string_view text);
+
 // Standard input to its end.
 std::string read_standard_input();
 
-// Set by SIGINT and SIGTERM once catch_signals() was called; the second one ends the program at once.
+// What a model reads before it speaks: -p, --prompt-file, --ids, or standard input.
+struct Prompt {
+  std::string text, file, ids;
+  CLI::Option *text_option = nullptr, *file_option = nullptr, *ids_option = nullptr;
+};
+std::shared_ptr<Prompt> add_prompt(CLI::App& verb);
+// Its ids, at least one: without any prompt that is token 0, the end of a document and so the start
+// of the next. `tokenizer` may be null, then only ids serve.
+std::vector<int32_t> prompt_ids(const Prompt& prompt, const Model& model,
+                                const Tokenizer* tokenizer);
+
+// Bytes as valid UTF-8, for JSON.
+std::string printable(const std::string& bytes);
+
+// Set by SIGINT and SIGTERM once catch_signals() was called; the second one ends the program at
+// once.
 void catch_signals();
 bool stop_requested();
 

@@ -11,7 +11,7 @@ namespace {
 
 // A permutation of [0, count): a Feistel network over the next power of four, walked until it lands inside.
 uint64_t permuted(uint64_t index, uint64_t count, uint64_t seed, uint64_t epoch) {
-  const int half = std::max(1, (std::bit_width(count - 1) + 1) / 2);
+  const int half = std::max(1, (static_cast<int>(std::bit_width(count - 1)) + 1) / 2);
   const uint64_t mask = (uint64_t{1} << half) - 1;
   do {
     uint64_t left = index >> half, right = index & mask;

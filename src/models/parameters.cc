@@ -17,9 +17,14 @@ uint64_t hash_of(std::string_view text) {  // FNV-1a
   return hash;
 }
 
-void fill_normal(Random random, double deviation, const TensorView& value) {
-  float* p = value.as<float>();
-  for (int64_t i = 0; i < value.count(); ++i) p[i] = static_cast<float>(random.normal() * deviation);
+void fill_normal(const Random& random, double deviation, const TensorView& value, ThreadPool& pool) {
+  pool.for_ranges(value.count(), 4096, [&](int64_t begin, int64_t end, int) {
+    Random numbers = random;
+    numbers.set_position(4 * static_cast<uint64_t>(begin));  // a normal number takes four
+    for (int64_t i = begin; i < end; ++i) {
+      value.as<float>()[i] = static_cast<float>(numbers.normal() * deviation);
+    }
+  });
 }
 
 void fill_uniform(Random random, double low, double high, const TensorView& value) {
@@ -37,7 +42,7 @@ void fill_orthogonal(const Random& random, double gain, const TensorView& value,
   const int64_t rows = value.shape[0], cols = value.shape[1];
   const bool tall = rows >= cols;
   const int64_t n = std::min(rows, cols), m = std::max(rows, cols);
-  fill_normal(random, 1.0, value);
+  fill_normal(random, 1.0, value, pool);
   float* x = value.as<float>();
   // The largest singular value is near sqrt(m) + sqrt(n); scaled to just under 1 it converges.
   const auto scale = static_cast<float>(1 / (1.05 * (std::sqrt(m) + std::sqrt(n))));
@@ -102,8 +107,10 @@ void initialise(const ParameterSpec& spec, const ModelConfig& config, const Init
   float* p = value.as<float>();
   if (options.scheme == "random") {
     // Every number takes part: near one where ones stand, and of a size that keeps activations near one.
-    if (spec.is_matrix()) return fill_normal(random, 1 / std::sqrt(static_cast<double>(spec.shape[1])), value);
-    fill_normal(random, 0.3, value);
+    if (spec.is_matrix()) {
+      return fill_normal(random, 1 / std::sqrt(static_cast<double>(spec.shape[1])), value, pool);
+    }
+    fill_normal(random, 0.3, value, pool);
     const bool mix = spec.released == Init::kMixKey || spec.released == Init::kMixValue ||
                      spec.released == Init::kMixReceptance;
     const float centre = spec.released == Init::kOne ? 1.0f
@@ -132,7 +139,7 @@ void initialise(const ParameterSpec& spec, const ModelConfig& config, const Init
           spec.gain * std::sqrt(std::max(1.0, static_cast<double>(spec.shape[0]) /
                                                   static_cast<double>(spec.shape[1]))),
           value, pool);
-    case Init::kNormal: return fill_normal(random, spec.gain, value);
+    case Init::kNormal: return fill_normal(random, spec.gain, value, pool);
     case Init::kMixKey: return each([&](double i) { return std::pow(i / width, to_last); });
     case Init::kMixValue:
       return each([&](double i) { return std::pow(i / width, to_last) + 0.3 * from_first; });

@@ -82,6 +82,7 @@ StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
     const CrossEntropyResult loss =
         loss_of(ctx_, *model_, batch_, micro_batches[i].targets.data(), static_cast<float>(options_.dropout),
                 {1.0 / static_cast<double>(targets), options_.l2wrap});
+    if (on_backward) on_backward(tape_);
     tape_.run_backward();
     for (int64_t t = 0; t < loss.losses.count(); ++t) {
       result.loss += loss.losses.as<float>()[t] / static_cast<double>(targets);

@@ -56,11 +56,15 @@ class Trainer {
 
   int64_t steps_done() const { return steps_done_; }
   void set_steps_done(int64_t steps) { steps_done_ = steps; }
+  // A run that is made longer goes on with another schedule.
+  void set_schedule(const ScheduleOptions& schedule) { options_.schedule = schedule; }
   const Model& model() const { return *model_; }
-  Model& model() { return *model_; }
   const Optimizer& optimizer() const { return *optimizer_; }
   const TrainOptions& options() const { return options_; }
+  // For a checker or a profile.
   Context& context() { return ctx_; }
+  // Called with the recorded operators before each backward.
+  std::function<void(const Tape&)> on_backward;
 
  private:
   TrainOptions options_;

@@ -1,0 +1,357 @@
+// rookery bench: what this machine can do, and what share of it each job reaches. Bound and rate are measured
+// in turns within one run, because a machine's speed changes from minute to minute.
+
+#include <chrono>
+#include <cstdio>
+
+#include "cli/progress.h"
+#include "cli/verbs.h"
+#include "core/cpu_info.h"
+#include "core/random.h"
+#include "inference/session.h"
+#include "inspect/machine_limits.h"
+#include "ops/linear/product_cpu.h"
+#include "ops/wkv4/wkv4.h"
+#include "training/trainer.h"
+
+namespace rookery::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct BenchFlags {
+  std::string shape = "4:12:768:50277", dtype = "f32";
+  std::shared_ptr<int> threads = std::make_shared<int>(0);
+  int64_t context = 512, batch = 4, tokens = 100, rounds = 5, megabytes = 1024;
+  bool checkpointing = false, json = false, profile = false, deterministic = false;
+};
+
+struct Report {
+  nlohmann::json json;
+  std::string text;
+};
+
+// The fields every bench has. `unit` is that of rate and bound_rate.
+Report make_report(const std::string& name, const BenchFlags& f, int threads, double rate,
+                   const std::string& bound, double bound_rate) {
+  Report report;
+  report.json = {{"name", name},   {"shape", f.shape},  {"dtype", f.dtype},
+                 {"threads", threads}, {"rate", rate},  {"bound", bound},
+                 {"bound_rate", bound_rate}, {"fraction", rate / bound_rate}, {"cpu", cpu_info().name}};
+  report.text = fmt::format("{} {} {} {} threads   {:.1f} tokens/s   {:.1f} % of the {} ({:.1f} tokens/s)\n", name,
+                            f.shape, f.dtype, threads, rate, 100 * rate / bound_rate, bound, bound_rate);
+  return report;
+}
+
+void print(const Report& report, bool json) {
+  std::fputs(json ? (report.json.dump() + "\n").c_str() : report.text.c_str(), stdout);
+}
+
+void print_profile(const Profile& profile) {
+  std::vector<std::pair<double, std::string>> entries;
+  double total = 0;
+  for (const auto& [name, entry] : profile.entries) {
+    entries.emplace_back(entry.seconds, fmt::format("{:28} {:8} calls {:9.3f} ms\n", name, entry.calls,
+                                                    1e3 * entry.seconds));
+    total += entry.seconds;
+  }
+  std::sort(entries.rbegin(), entries.rend());
+  for (const auto& [seconds, line] : entries) fmt::print(stderr, "{:5.1f} %  {}", 100 * seconds / total, line);
+}
+
+// A dense model whose matrices products read as --dtype.
+Model bench_model(const BenchFlags& f, ThreadPool& pool) {
+  Model model = Model::initialised(parse_shape(f.shape), {.scheme = "random"}, pool);
+  if (f.dtype == "f32") return model;
+  std::vector<NamedTensor> tensors;
+  for (const Parameter& p : model.parameters()) tensors.push_back({p.spec.name, p.value});
+  return Model::from_tensors(tensors, matrix_type(parse_dtype(f.dtype)));
+}
+
+std::vector<int32_t> some_tokens(int64_t count, int64_t vocabulary) {
+  std::vector<int32_t> tokens(count);
+  Random random(7);
+  for (int32_t& token : tokens) token = static_cast<int32_t>(random.below(vocabulary));
+  return tokens;
+}
+
+int bench_limits(const BenchFlags& f) {
+  ThreadPool pool(resolve_threads(*f.threads));
+  std::vector<double> read, copy, f32, bf16;
+  const int64_t bytes = f.megabytes << 20;
+  measure_copy_rate(pool, bytes);  // touches the memory
+  measure_product_rate(pool, DType::kF32), measure_product_rate(pool, DType::kBF16);
+  for (int64_t i = 0; i < 2 * f.rounds + 1; ++i) {
+    read.push_back(measure_read_rate(pool, bytes));
+    copy.push_back(measure_copy_rate(pool, bytes));
+    f32.push_back(measure_product_rate(pool, DType::kF32));
+    bf16.push_back(measure_product_rate(pool, DType::kBF16));
+  }
+  Report report;
+  report.json = {{"name", "limits"},
+                 {"shape", fmt::format("{} MiB, 2048x2048x2048", f.megabytes)},
+                 {"dtype", "f32, bf16"},
+                 {"threads", pool.threads()},
+                 {"rate", median(read)},
+                 {"bound", "bytes/s and FLOP/s of this machine"},
+                 {"bound_rate", median(read)},
+                 {"fraction", 1.0},
+                 {"cpu", cpu_info().name},
+                 {"bf16_instructions", cpu_info().bf16_products},
+                 {"amx", cpu_info().amx_bf16},
+                 {"read_bandwidth", median(read)},
+                 {"copy_bandwidth", median(copy)},
+                 {"f32_matrix_rate", median(f32)},
+                 {"bf16_matrix_rate", median(bf16)}};
+  report.text = fmt::format(
+      "{}\n{} threads, medians of {}\n"
+      "read            {:8.1f} GB/s   ({} MiB)\n"
+      "copy            {:8.1f} GB/s   (read and written together)\n"
+      "float32 matrix  {:8.1f} GFLOP/s\n"
+      "bfloat16 matrix {:8.1f} GFLOP/s{}\n",
+      cpu_info().name, pool.threads(), read.size(), median(read) / 1e9, f.megabytes, median(copy) / 1e9,
+      median(f32) / 1e9, median(bf16) / 1e9,
+      cpu_info().amx_bf16        ? " (AMX)"
+      : cpu_info().bf16_products ? " (AVX512-BF16)"
+                                 : " (no instructions for it: by our own tiles)");
+  print(report, f.json);
+  return 0;
+}
+
+int bench_decode(const BenchFlags& f) {
+  ThreadPool pool(resolve_threads(*f.threads));
+  const Model model = bench_model(f, pool);
+  // Per token: every weight but the embedding, one row of it, and the state in and out.
+  double bytes = static_cast<double>(model.bytes());
+  bytes -= static_cast<double>(model.parameter("emb.weight").value.bytes());
+  bytes += 2.0 * static_cast<double>(model.state_layout().slot_size * 4);
+  Session session(model, pool, f.deterministic);
+  Profile profile;
+  const std::vector<int32_t> tokens = some_tokens(f.tokens + 10, model.config().vocabulary);
+  int64_t next = 0;
+  for (; next < 10; ++next) session.feed(tokens[next]);
+  if (f.profile) session.context().profile = &profile;
+  // As many tokens as --tokens says, in pieces of a hundred with a measurement of the bandwidth between. A
+  // token's time is the median of its piece.
+  const int64_t piece = std::min<int64_t>(f.tokens, 100), pieces = (f.tokens + piece - 1) / piece;
+  const int64_t read_bytes = f.megabytes << 20;
+  measure_read_rate(pool, read_bytes);
+  std::vector<double> read, times;
+  const long long memory_before = process_memory().resident;
+  Progress progress(stderr, {.title = "decode", .total = f.tokens});
+  for (int64_t i = 0; i < pieces && !stop_requested(); ++i) {
+    if (i < 50 || i % 20 == 0) read.push_back(measure_read_rate(pool, read_bytes));
+    std::vector<double> seconds;
+    for (int64_t t = 0; t < piece; ++t) {
+      const auto start = Clock::now();
+      session.feed(tokens[next++ % tokens.size()]);
+      seconds.push_back(seconds_since(start));
+    }
+    times.push_back(median(seconds));
+    progress.update(std::min((i + 1) * piece, f.tokens), fmt::format("{:.1f} tokens/s", 1 / times.back()));
+  }
+  progress.finish();
+  const double rate = 1 / median(times), bandwidth = median(read);
+  Report report = make_report("decode", f, pool.threads(), rate, "read bandwidth", bandwidth / bytes);
+  report.json["read_bandwidth"] = bandwidth;
+  report.json["bytes_per_token"] = bytes;
+  report.json["tokens"] = pieces * piece;
+  report.json["first_rate"] = 1 / times.front();
+  report.json["last_rate"] = 1 / times.back();
+  report.json["memory_growth"] = process_memory().resident - memory_before;
+  report.text += fmt::format("{:.0f} MB per token at {:.1f} GB/s; tokens 1-{}: {:.1f}/s, the last {}: {:.1f}/s; memory grew by {}\n",
+                             bytes / 1e6, bandwidth / 1e9, piece, 1 / times.front(), piece, 1 / times.back(),
+                             format_bytes(static_cast<double>(process_memory().resident - memory_before)));
+  if (f.profile) print_profile(profile);
+  print(report, f.json);
+  return 0;
+}
+
+// Runs `work` and a measurement of the product rate in turns; fills the medians.
+template <class Work>
+void in_turns(ThreadPool& pool, DType dtype, int64_t rounds, const Work& work, double& seconds, double& matrix_rate) {
+  std::vector<double> times, rates;
+  measure_product_rate(pool, dtype);
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (int repeat = 0; repeat < 5; ++repeat) rates.push_back(measure_product_rate(pool, dtype));
+    const auto start = Clock::now();
+    work();
+    times.push_back(seconds_since(start));
+  }
+  seconds = median(times);
+  matrix_rate = median(rates);
+}
+
+int bench_train(const BenchFlags& f) {
+  ThreadPool pool(resolve_threads(*f.threads));
+  TrainOptions options;
+  options.context = f.context;
+  options.batch = f.batch;
+  options.products = parse_dtype(f.dtype);
+  options.gradient_checkpointing = f.checkpointing;
+  options.schedule = {.kind = ScheduleKind::kConstant, .rate = 1e-5, .total_steps = 1000};
+  const ModelConfig config = parse_shape(f.shape);
+  Trainer trainer(Model::initialised(config, {.scheme = "random"}, pool), options, pool);
+  TrainingBatch batch{some_tokens(f.context * f.batch, config.vocabulary),
+                      some_tokens(f.context * f.batch, config.vocabulary), {0}};
+  for (int64_t i = 1; i <= f.batch; ++i) batch.offsets.push_back(i * f.context);
+  trainer.step(std::span(&batch, 1));  // touches the memory
+  Profile profile;
+  if (f.profile) trainer.context().profile = &profile;
+  double seconds = 0, matrix_rate = 0;
+  in_turns(pool, options.products, f.rounds, [&] { trainer.step(std::span(&batch, 1)); }, seconds, matrix_rate);
+  // Three products of the forward's size: the forward, the gradient of the input, that of the weight. With
+  // checkpointing the second forward is not counted: it is a cost, not work asked for.
+  const double flops = 3 * forward_flops_per_token(trainer.model());
+  const double tokens = static_cast<double>(f.context * f.batch);
+  Report report = make_report("train", f, pool.threads(), tokens / seconds, f.dtype + " matrix rate", matrix_rate / flops);
+  report.json["context"] = f.context;
+  report.json["batch"] = f.batch;
+  report.json["matrix_rate"] = matrix_rate;
+  report.json["flops_per_token"] = flops;
+  report.json["seconds_per_step"] = seconds;
+  report.json["peak_memory"] = process_memory().peak;
+  report.text += fmt::format("{} x {} tokens, {:.2f} s per step, {:.0f} of {:.0f} GFLOP/s, peak memory {}\n", f.batch, f.context,
+                             seconds, flops * tokens / seconds / 1e9, matrix_rate / 1e9,
+                             format_bytes(static_cast<double>(process_memory().peak)));
+  if (f.profile) print_profile(profile);
+  print(report, f.json);
+  return 0;
+}
+
+int bench_prefill(const BenchFlags& f) {
+  ThreadPool pool(resolve_threads(*f.threads));
+  const Model model = bench_model(f, pool);
+  const DType dtype = f.dtype == "bf16" ? DType::kBF16 : DType::kF32;  // f16 computes in float32
+  Session session(model, pool, f.deterministic);
+  const std::vector<int32_t> tokens = some_tokens(f.context, model.config().vocabulary);
+  session.feed(tokens);
+  Profile profile;
+  if (f.profile) session.context().profile = &profile;
+  double seconds = 0, matrix_rate = 0;
+  in_turns(pool, dtype, f.rounds, [&] { session.feed(tokens); }, seconds, matrix_rate);
+  // The head is asked for one row only.
+  const double head = 2.0 * static_cast<double>(model.config().vocabulary * model.config().width);
+  const double flops = forward_flops_per_token(model) - head + head / static_cast<double>(f.context);
+  const double rate = static_cast<double>(f.context) / seconds;
+  Report report = make_report("prefill", f, pool.threads(), rate, std::string(name_of(dtype)) + " matrix rate",
+                              matrix_rate / flops);
+  report.json["context"] = f.context;
+  report.json["matrix_rate"] = matrix_rate;
+  report.json["flops_per_token"] = flops;
+  report.text += fmt::format("{} tokens in {:.3f} s, {:.0f} of {:.0f} GFLOP/s\n", f.context, seconds, flops * rate / 1e9,
+                             matrix_rate / 1e9);
+  if (f.profile) print_profile(profile);
+  print(report, f.json);
+  return 0;
+}
+
+// One long sequence of WKV-4, which is parallel over time: every core has work.
+int bench_wkv4(const BenchFlags& f) {
+  ThreadPool pool(resolve_threads(*f.threads));
+  Arena arena;
+  Context ctx;
+  ctx.pool = &pool;
+  ctx.arena = &arena;
+  ctx.deterministic = f.deterministic;
+  const ModelConfig config = parse_shape(f.shape);
+  const int64_t rows = f.context * f.batch, width = config.width;
+  const auto random = [&](const Shape& shape, double offset) {
+    const Tensor tensor = ctx.make(shape);
+    Random numbers(3, static_cast<uint64_t>(tensor.id));
+    for (int64_t i = 0; i < tensor.count(); ++i) tensor.as<float>()[i] = static_cast<float>(numbers.uniform() + offset);
+    return tensor;
+  };
+  const Tensor w = random({width}, -1.5), u = random({width}, 0), k = random({rows, width}, 0), v = random({rows, width}, 0);
+  std::vector<int64_t> offsets, slots(f.batch, -1);
+  for (int64_t i = 0; i <= f.batch; ++i) offsets.push_back(i * f.context);
+  const Sequences sequences{f.batch, offsets.data(), slots.data(), slots.data()};
+  std::vector<double> times, copy;
+  for (int64_t i = 0; i < 5 * f.rounds + 1; ++i) {
+    copy.push_back(measure_copy_rate(pool, f.megabytes << 20));
+    const ArenaScope scope(arena);
+    const auto start = Clock::now();
+    wkv4(ctx, w, u, k, v, sequences, {});
+    times.push_back(seconds_since(start));
+  }
+  // k and v read, y written, each once.
+  const double bytes = 3.0 * 4.0 * static_cast<double>(width);
+  Report report = make_report("wkv4", f, pool.threads(), static_cast<double>(rows) / median(times), "copy bandwidth",
+                              median(copy) / bytes);
+  report.json["context"] = f.context;
+  report.json["batch"] = f.batch;
+  report.json["copy_bandwidth"] = median(copy);
+  print(report, f.json);
+  return 0;
+}
+
+struct Bench {
+  const char *name, *what, *example;
+  int (*run)(const BenchFlags&);
+  bool shape, context, batch, tokens;
+  int64_t default_context, default_batch;
+};
+
+constexpr Bench kBenches[] = {
+    {"limits", "Read and copy bandwidth, float32 and bfloat16 matrix rates", "rookery bench limits", bench_limits,
+     false, false, false, false, 0, 0},
+    {"decode", "Tokens one by one, against the read bandwidth",
+     "rookery bench decode --shape 4:12:768:50277 --dtype f32 --threads 2", bench_decode, true, false, false, true, 0, 0},
+    {"prefill", "A prompt at once, against the matrix rate", "rookery bench prefill --shape 4:12:768:50277 --context 512",
+     bench_prefill, true, true, false, false, 512, 1},
+    {"train", "Training steps, against the matrix rate",
+     "rookery bench train --shape 4:12:768:50277 --context 512 --batch 4", bench_train, true, true, true, false, 512, 4},
+    {"wkv4", "The WKV operator alone, forward, against the copy bandwidth",
+     "rookery bench wkv4 --shape 4:1:2048:256 --context 8192 --batch 1", bench_wkv4, true, true, true, false, 8192, 1},
+};
+
+}  // namespace
+
+std::function<int()> add_bench(CLI::App& app) {
+  CLI::App* verb = add_verb(app, "bench", "Measure speed, with the bound it is compared with",
+                            "  rookery bench limits\n  rookery bench decode --shape 4:12:768:50277 --dtype f32 --threads 2");
+  verb->require_subcommand(1);
+  auto chosen = std::make_shared<std::vector<std::tuple<CLI::App*, const Bench*, std::shared_ptr<BenchFlags>>>>();
+  for (const Bench& bench : kBenches) {
+    CLI::App* sub = add_verb(*verb, bench.name, bench.what, std::string("  ") + bench.example);
+    auto flags = std::make_shared<BenchFlags>();
+    flags->context = bench.default_context;
+    flags->batch = bench.default_batch;
+    sub->add_option("--threads", *flags->threads, "Threads; 0: one for each core")->check(CLI::Range(0, 1024))->capture_default_str();
+    sub->add_flag("--json", flags->json, "Report as one JSON object");
+    sub->add_option("--rounds", flags->rounds, "Measurements whose median is reported")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
+    sub->add_option("--megabytes", flags->megabytes, "Memory that the bandwidth is measured on")
+        ->check(CLI::Range(8, 1 << 20))
+        ->capture_default_str();
+    if (bench.shape) {
+      sub->add_option("--shape", flags->shape, "GENERATION:LAYERS:WIDTH:VOCABULARY; random weights, no file")
+          ->capture_default_str();
+      sub->add_option("--dtype", flags->dtype, "Weights: f32, bf16, f16 (training: f32, bf16)")
+          ->check(CLI::IsMember({"f32", "bf16", "f16"}))
+          ->capture_default_str();
+      sub->add_flag("--profile", flags->profile, "Time by operator, on standard error");
+      sub->add_flag("--deterministic", flags->deterministic, "Results that do not depend on the batch or the cutting");
+    }
+    if (bench.context) sub->add_option("--context", flags->context, "Tokens")->check(CLI::PositiveNumber)->capture_default_str();
+    if (bench.batch) sub->add_option("--batch", flags->batch, "Sequences")->check(CLI::PositiveNumber)->capture_default_str();
+    if (bench.batch) sub->add_flag("--gradient-checkpointing", flags->checkpointing, "Training: compute activations again");
+    if (bench.tokens) {
+      sub->add_option("--tokens", flags->tokens, "Tokens to decode")->check(CLI::PositiveNumber)->capture_default_str();
+    }
+    chosen->emplace_back(sub, &bench, flags);
+  }
+  return [chosen] {
+    catch_signals();
+    for (const auto& [sub, bench, flags] : *chosen) {
+      if (sub->parsed()) return bench->run(*flags);
+    }
+    return 2;
+  };
+}
+
+}  // namespace rookery::cli

@@ -1,0 +1,110 @@
+// `rookery init`: a fresh checkpoint, to train from or to compare programs with.
+
+#include "cli/progress.h"
+#include "cli/verbs.h"
+#include "formats/safetensors.h"
+
+namespace rookery::cli {
+namespace {
+
+struct InitVerbOptions {
+  std::string generation = "4";
+  int64_t layers = 0, width = 0, vocabulary = 256;
+  std::string ranks;
+  InitOptions init;
+  DType dtype = DType::kF32;
+  bool dense_random = false, force = false;
+  std::string output;
+};
+
+ModelConfig config_of(const InitVerbOptions& options) {
+  try {
+    const ModelConfig config =
+        make_config(options.generation, options.layers, options.width, options.vocabulary);
+    // Generations 6 and 7 have low-rank matrices; find_generation() names those that this version
+    // runs.
+    check(options.ranks.empty(),
+          "--ranks sets the low-rank matrices of generations 6 and 7, but RWKV-{} has none: leave "
+          "it out",
+          config.generation);
+    return config;
+  } catch (const Error& error) {
+    wrong_usage("{}", error.what());
+  }
+}
+
+int init(const InitVerbOptions& options) {
+  const ModelConfig config = config_of(options);
+  std::error_code absent;
+  check(options.force || !std::filesystem::exists(options.output, absent),
+        "'{}' exists already: choose another name, or replace it with --force", options.output);
+  ThreadPool pool(default_threads());
+  InitOptions init = options.init;
+  if (options.dense_random) init.scheme = "random";
+  Model model = Model::initialised(config, init, pool);
+  if (options.dtype != DType::kF32) {
+    std::vector<NamedTensor> tensors;
+    for (const Parameter& parameter : model.parameters()) {
+      tensors.push_back({parameter.spec.name, parameter.value});
+    }
+    model = Model::from_tensors(tensors, matrix_type(options.dtype));
+  }
+  std::vector<StoredTensor> tensors;
+  for (const Parameter& parameter : model.parameters()) {
+    const Tensor& value = parameter.value;
+    tensors.push_back({parameter.spec.name, value.dtype, value.shape, value.data});
+  }
+  nlohmann::json about = {
+      {"generation", config.generation}, {"scheme", init.scheme}, {"seed", init.seed}};
+  if (config.vocabulary == 256) about["tokenizer"] = "bytes";
+  write_safetensors(options.output, tensors, {{"rookery", about.dump()}});
+  fmt::print(
+      stderr,
+      "wrote {}: RWKV-{}, {} layers, width {}, vocabulary {}, {} parameters, {} {}, seed {}\n",
+      options.output, config.generation, config.layers, config.width, config.vocabulary,
+      format_count(static_cast<double>(model.parameter_count())), init.scheme,
+      name_of(options.dtype), init.seed);
+  return 0;
+}
+
+}  // namespace
+
+std::function<int()> add_init(CLI::App& app) {
+  CLI::App* verb = add_verb(app, "init", "Write a fresh model.",
+                            "  rookery init --layers 3 --width 128 -o fresh.safetensors");
+  auto options = std::make_shared<InitVerbOptions>();
+  verb->add_option("--generation", options->generation, "Of RWKV")->capture_default_str();
+  const auto size = [&](const char* flag, int64_t& value, const char* what) {
+    return verb->add_option(flag, value, what)
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 24).description(""));
+  };
+  size("--layers", options->layers, "Blocks")->required();
+  size("--width", options->width, "Of the embedding")->required();
+  size("--vocab", options->vocabulary, "Tokens; 256: bytes")->capture_default_str();
+  verb->add_option("--ranks", options->ranks, "Low-rank sizes of generations 6 and 7");
+  CLI::Option* scheme =
+      verb->add_option("--scheme", options->init.scheme,
+                       "released: of the training code; paper: its Appendix E; random: dense")
+          ->check(CLI::IsMember(
+                      std::vector<std::string>(std::begin(kInitSchemes), std::end(kInitSchemes)))
+                      .description(""))
+          ->type_name("NAME")
+          ->capture_default_str();
+  verb->add_flag("--dense-random", options->dense_random,
+                 "The same as --scheme random: every number takes part, for comparing programs")
+      ->excludes(scheme);
+  verb->add_option("--seed", options->init.seed, "Of the random numbers")->capture_default_str();
+  verb->add_option_function<std::string>(
+          "--dtype", [options](const std::string& name) { options->dtype = parse_dtype(name); },
+          "Of the matrices in the file: f32, f16 or bf16")
+      ->check(parsed_by(parse_dtype))
+      ->type_name("TYPE")
+      ->default_str("f32");
+  verb->add_option("-o,--output", options->output, "The file to write: NAME.safetensors")
+      ->required()
+      ->type_name("FILE");
+  verb->add_flag("--force", options->force, "Replace the file if it exists");
+  return [options] { return init(*options); };
+}
+
+}  // namespace rookery::cli

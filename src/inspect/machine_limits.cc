@@ -1,0 +1,119 @@
+// Reads use eight streams per thread: one stream does not fill the memory's bandwidth on every machine.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "inspect/machine_limits.cc"
+#include "hwy/foreach_target.h"  // must come before highway.h
+
+#include "core/simd-inl.h"
+#include "inspect/machine_limits.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace rookery {
+namespace HWY_NAMESPACE {
+namespace {
+
+// Sums `count` floats, a multiple of 8 vectors.
+float sum_streams(const float* HWY_RESTRICT p, int64_t count) {
+  constexpr int kStreams = 8;
+  const FloatTag d;
+  const int64_t length = count / kStreams;
+  FloatVector sums[kStreams];
+  for (auto& sum : sums) sum = hn::Zero(d);
+  for (int64_t i = 0; i < length; i += float_lanes()) {
+    for (int s = 0; s < kStreams; ++s) sums[s] = hn::Add(sums[s], hn::LoadU(d, p + s * length + i));
+  }
+  for (int s = 1; s < kStreams; ++s) sums[0] = hn::Add(sums[0], sums[s]);
+  return sum_lanes(sums[0]);
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace rookery
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "ops/linear/product_cpu.h"
+
+namespace rookery {
+HWY_EXPORT(sum_streams);
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Elements of a piece that one task reads: long streams, and a late thread costs one piece only.
+constexpr int64_t kPiece = int64_t{1} << 20;
+
+// Memory of the size asked for that was written once, so that every page exists.
+const Memory& warm_memory(int64_t bytes) {
+  static Memory memory;
+  if (memory.bytes() < bytes) {
+    memory = Memory();
+    memory = Memory(bytes);
+    std::memset(memory.data(), 1, static_cast<size_t>(bytes));
+  }
+  return memory;
+}
+
+}  // namespace
+
+double measure_read_rate(ThreadPool& pool, int64_t bytes) {
+  const int64_t pieces = std::max<int64_t>(bytes / (4 * kPiece), 1);
+  const auto* data = static_cast<const float*>(warm_memory(pieces * kPiece * 4).data());
+  std::vector<float> sums(pieces);
+  const auto start = Clock::now();
+  pool.run(pieces, [&](int64_t i, int) {
+    sums[i] = HWY_DYNAMIC_DISPATCH(sum_streams)(data + i * kPiece, kPiece);
+  });
+  const double seconds = seconds_since(start);
+  // Uses the sums, so that the reading is not left out.
+  for (const float sum : sums) check(!std::isnan(sum), "memory changed while it was read");
+  return static_cast<double>(pieces * kPiece * 4) / seconds;
+}
+
+double measure_copy_rate(ThreadPool& pool, int64_t bytes) {
+  const int64_t pieces = std::max<int64_t>(bytes / (8 * kPiece), 1);
+  auto* data = static_cast<float*>(warm_memory(2 * pieces * kPiece * 4).data());
+  const auto start = Clock::now();
+  pool.run(pieces, [&](int64_t i, int) {
+    std::memcpy(data + (pieces + i) * kPiece, data + i * kPiece, kPiece * 4);
+  });
+  return static_cast<double>(2 * pieces * kPiece * 4) / seconds_since(start);
+}
+
+double measure_product_rate(ThreadPool& pool, DType dtype, int64_t m, int64_t n, int64_t k) {
+  check(dtype == DType::kF32 || dtype == DType::kBF16, "the product rate is measured for f32 and bf16");
+  const int64_t size = size_of(dtype);
+  static Memory a, b, c;
+  if (a.bytes() < m * k * size) a = Memory(m * k * size);
+  if (b.bytes() < n * k * size) b = Memory(n * k * size);
+  if (c.bytes() < m * n * 4) c = Memory(m * n * 4);
+  Context ctx;
+  ctx.pool = &pool;
+  const auto start = Clock::now();
+  cpu::product({.m = m,
+                .n = n,
+                .k = k,
+                .a = {a.data(), dtype, k, false},
+                .b = {b.data(), dtype, k, true},
+                .c = static_cast<float*>(c.data()),
+                .c_stride = n},
+               ctx);
+  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) / seconds_since(start);
+}
+
+double median(std::vector<double> values) {
+  check(!values.empty(), "the median of nothing");
+  std::sort(values.begin(), values.end());
+  return values[(values.size() - 1) / 2];
+}
+
+}  // namespace rookery
+#endif  // HWY_ONCE

@@ -1,0 +1,181 @@
+// The arrows of docs/map.md: which folder of src/ may include which. Reads every #include "..." there.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <regex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// From a folder to folders, with spaces between; "*" is every folder but cli. A folder may always include
+// from itself. Nothing includes cli.
+constexpr struct {
+  std::string_view from, to;
+} kArrows[] = {
+    {"core", ""},
+    {"ops", "core"},
+    {"models", "ops core"},
+    {"formats", "core"},
+    {"tokenizers", "core"},
+    {"distributed", "core"},
+    {"text", "tokenizers core"},
+    {"data", "tokenizers formats core"},
+    {"inference", "models ops core"},
+    {"training", "models ops data distributed formats inference core"},
+    {"evaluation", "inference models ops data text tokenizers formats core"},
+    {"inspect", "inference models ops data text tokenizers formats core"},
+    {"server", "inference models text tokenizers formats core"},
+    {"bindings", "*"},
+    {"cli", "*"},
+};
+
+// Libraries whose headers stand in quotes, as their own documentation writes them.
+constexpr std::string_view kLibraries[] = {"hwy"};
+
+struct Include {
+  std::string file;    // that has the line, from src/: "ops/wkv4/wkv4.cc"
+  std::string header;  // as written: "core/tensor.h"
+  bool quoted = true;  // "core/tensor.h", not <core/tensor.h>
+};
+
+std::string folder_of(std::string_view path) { return std::string(path.substr(0, path.find('/'))); }
+
+bool is_folder(std::string_view name) {
+  return std::any_of(std::begin(kArrows), std::end(kArrows),
+                     [&](const auto& arrow) { return arrow.from == name; });
+}
+
+// Whether a file serves tests and benches only. Such a file may include what it tests.
+bool is_test(std::string_view path) {
+  return path.ends_with("_test.cc") || path.ends_with("_bench.cc") || path.ends_with("_for_tests.h") ||
+         path.ends_with("/operator_test.h");
+}
+
+bool has_arrow(std::string_view from, std::string_view to) {
+  if (from == to) return true;
+  for (const auto& arrow : kArrows) {
+    if (arrow.from != from) continue;
+    if (arrow.to == "*") return to != "cli";
+    return (" " + std::string(arrow.to) + " ").find(" " + std::string(to) + " ") != std::string::npos;
+  }
+  return false;
+}
+
+// Why this include is wrong; empty if it is not.
+std::string problem_of(const Include& include, const std::function<bool(const std::string&)>& exists) {
+  const std::string from = folder_of(include.file), to = folder_of(include.header);
+  if (!is_folder(from)) return "folder '" + from + "' is not in the table";
+  if (!include.quoted) return is_folder(to) ? "our own headers stand in quotes" : "";
+  if (std::find(std::begin(kLibraries), std::end(kLibraries), to) != std::end(kLibraries)) return "";
+  if (!exists(include.header)) return "no such file in src/ (includes are written from there)";
+  if (!is_folder(to)) return "folder '" + to + "' is not in the table";
+  if (is_test(include.file)) return "";
+  if (is_test(include.header)) return "a header for tests in code that is no test";
+  if (!has_arrow(from, to)) return "no arrow from " + from + " to " + to;
+  return "";
+}
+
+const fs::path kSource = fs::path(ROOKERY_SOURCE_DIR) / "src";
+
+std::vector<Include> includes_of(const fs::path& path) {
+  static const std::regex kInclude(R"re(^\s*#\s*include\s*(["<])([^">]+)[">])re");
+  std::vector<Include> includes;
+  std::ifstream file(path);
+  EXPECT_TRUE(file) << path;
+  for (std::string line; std::getline(file, line);) {
+    std::smatch match;
+    if (!std::regex_search(line, match, kInclude)) continue;
+    includes.push_back({path.lexically_relative(kSource).generic_string(), match[2], match[1] == "\""});
+  }
+  return includes;
+}
+
+TEST(Arrows, EveryIncludeFollowsThem) {
+  const auto exists = [](const std::string& header) {
+    // Not '..' and not '.': one file has one name.
+    return fs::path(header).lexically_normal() == header && fs::is_regular_file(kSource / header);
+  };
+  std::map<std::string, int> checked;
+  for (const auto& entry : fs::recursive_directory_iterator(kSource)) {
+    const std::string extension = entry.path().extension().string();
+    if (extension != ".h" && extension != ".cc" && extension != ".cu" && extension != ".cuh") continue;
+    for (const Include& include : includes_of(entry.path())) {
+      ++checked[folder_of(include.file)];
+      const std::string problem = problem_of(include, exists);
+      EXPECT_EQ(problem, "") << "src/" << include.file << " includes " << include.header;
+    }
+  }
+  // Reading nothing would pass, too.
+  for (const char* folder : {"core", "ops", "models", "training", "inference", "cli"}) {
+    EXPECT_GT(checked[folder], 0) << folder;
+  }
+}
+
+TEST(Arrows, PointOneWay) {
+  // Folders in the table point to folders above them, so there is no circle.
+  std::vector<std::string_view> above;
+  for (const auto& arrow : kArrows) {
+    for (const auto& other : kArrows) {
+      if (other.from == arrow.from || !has_arrow(arrow.from, other.from)) continue;
+      if (arrow.from == "cli" || arrow.from == "bindings") continue;
+      EXPECT_NE(std::find(above.begin(), above.end(), other.from), above.end())
+          << arrow.from << " -> " << other.from;
+    }
+    above.push_back(arrow.from);
+  }
+}
+
+// The checker itself, with wrong includes: each must be noticed.
+TEST(Arrows, NoticesWrongIncludes) {
+  const auto yes = [](const std::string&) { return true; };
+  const auto no = [](const std::string&) { return false; };
+  const auto wrong = [&](const char* file, const char* header) {
+    EXPECT_NE(problem_of({file, header}, yes), "") << file << " -> " << header;
+  };
+  const auto right = [&](const char* file, const char* header) {
+    EXPECT_EQ(problem_of({file, header}, yes), "") << file << " -> " << header;
+  };
+  right("ops/wkv4/wkv4.cc", "core/dispatch.h");
+  right("ops/cross_entropy/cross_entropy.h", "ops/linear/linear.h");
+  right("ops/wkv4/wkv4_cpu.cc", "hwy/foreach_target.h");
+  right("cli/train.cc", "training/trainer.h");
+  right("cli/train.cc", "cli/verbs.h");
+  right("bindings/c_api.cc", "inference/session.h");
+  wrong("core/tape.cc", "ops/linear/linear.h");
+  wrong("ops/linear/linear.cc", "models/model.h");
+  wrong("models/model.cc", "formats/safetensors.h");      // models know no file format
+  wrong("inference/session.cc", "text/stop_matcher.h");   // inference knows no text
+  wrong("inference/session.cc", "tokenizers/bytes.h");
+  wrong("formats/pth.cc", "models/parameters.h");
+  wrong("server/http.cc", "training/trainer.h");
+  wrong("training/trainer.cc", "cli/progress.h");
+  wrong("bindings/c_api.cc", "cli/verbs.h");
+  wrong("utils/strings.cc", "core/error.h");              // a folder nobody planned
+  wrong("core/tensor.h", "utils/strings.h");
+  // Tests may include what they test, and nobody else may include their headers.
+  right("models/rwkv4_test.cc", "training/trainer.h");
+  right("core/operator_test.h", "core/dispatch.h");
+  right("formats/files_for_tests.h", "formats/tensor_source.h");
+  right("formats/pth_test.cc", "formats/files_for_tests.h");
+  wrong("ops/wkv4/wkv4.cc", "core/operator_test.h");
+  wrong("formats/pth.cc", "formats/files_for_tests.h");
+  // Files that are not there, in tests as well.
+  EXPECT_NE(problem_of({"ops/wkv4/wkv4.cc", "core/gone.h"}, no), "");
+  EXPECT_NE(problem_of({"ops/wkv4/wkv4_test.cc", "core/gone.h"}, no), "");
+  EXPECT_EQ(problem_of({"ops/wkv4/wkv4_cpu.cc", "hwy/highway.h"}, no), "");
+  // Angle brackets would hide an arrow.
+  EXPECT_NE(problem_of({"core/tape.cc", "ops/linear/linear.h", false}, yes), "");
+  EXPECT_EQ(problem_of({"core/tape.cc", "vector", false}, no), "");
+  EXPECT_EQ(problem_of({"core/error.h", "fmt/format.h", false}, no), "");
+}
+
+}  // namespace

@@ -83,12 +83,11 @@ int bench_limits(const BenchFlags& f) {
   std::vector<double> read, copy, f32, bf16;
   const int64_t bytes = f.megabytes << 20;
   measure_copy_rate(pool, bytes);  // touches the memory
-  measure_product_rate(pool, DType::kF32), measure_product_rate(pool, DType::kBF16);
   for (int64_t i = 0; i < 2 * f.rounds + 1; ++i) {
     read.push_back(measure_read_rate(pool, bytes));
     copy.push_back(measure_copy_rate(pool, bytes));
-    f32.push_back(measure_product_rate(pool, DType::kF32));
-    bf16.push_back(measure_product_rate(pool, DType::kBF16));
+    f32.push_back(measure_product_rate(pool, DType::kF32, 3));
+    bf16.push_back(measure_product_rate(pool, DType::kBF16, 3));
   }
   Report report;
   report.json = {{"name", "limits"},
@@ -174,9 +173,8 @@ int bench_decode(const BenchFlags& f) {
 template <class Work>
 void in_turns(ThreadPool& pool, DType dtype, int64_t rounds, const Work& work, double& seconds, double& matrix_rate) {
   std::vector<double> times, rates;
-  measure_product_rate(pool, dtype);
   for (int64_t i = 0; i < rounds; ++i) {
-    for (int repeat = 0; repeat < 5; ++repeat) rates.push_back(measure_product_rate(pool, dtype));
+    rates.push_back(measure_product_rate(pool, dtype, 5));
     const auto start = Clock::now();
     work();
     times.push_back(seconds_since(start));

@@ -105,7 +105,7 @@ void dry_run(const TrainFlags& flags, const ModelConfig& config, const TrainOpti
   const MemoryPlan plan = plan_memory(config, options, pool);
   const Model model = Model::planned(config);
   // The product library compiles its kernels when it is first called, and that is part of a run's memory.
-  measure_product_rate(pool, options.products, 256, 256, 256);
+  measure_product_rate(pool, options.products, 1);
   const int64_t program = process_memory().resident;
   const double forward = forward_flops_per_token(model);
   const double per_step = 3 * forward * static_cast<double>(options.tokens_per_step());
@@ -159,10 +159,7 @@ class Loop {
         metrics_(run.folder, run.trainer->steps_done() > 0 ? run.trainer->steps_done() : MetricsLog::kNewRun),
         first_step_(run.trainer->steps_done()),
         last_step_(run.state.options.schedule.total_steps) {
-    std::vector<double> rates;
-    measure_product_rate(pool, run.state.options.products);
-    for (int i = 0; i < 3; ++i) rates.push_back(measure_product_rate(pool, run.state.options.products));
-    matrix_rate_ = median(rates);
+    matrix_rate_ = measure_product_rate(pool, run.state.options.products, 3);
   }
 
   void train() {

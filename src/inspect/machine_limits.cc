@@ -88,25 +88,31 @@ double measure_copy_rate(ThreadPool& pool, int64_t bytes) {
   return static_cast<double>(2 * pieces * kPiece * 4) / seconds_since(start);
 }
 
-double measure_product_rate(ThreadPool& pool, DType dtype, int64_t m, int64_t n, int64_t k) {
+double measure_product_rate(ThreadPool& pool, DType dtype, int repeats) {
   check(dtype == DType::kF32 || dtype == DType::kBF16, "the product rate is measured for f32 and bf16");
-  const int64_t size = size_of(dtype);
-  static Memory a, b, c;
-  if (a.bytes() < m * k * size) a = Memory(m * k * size);
-  if (b.bytes() < n * k * size) b = Memory(n * k * size);
-  if (c.bytes() < m * n * 4) c = Memory(m * n * 4);
+  constexpr int64_t kSize = 2048;
+  const int64_t bytes = kSize * kSize * size_of(dtype);
+  // Not kept: a training run measures once, before its own memory is in use.
+  const Memory a(bytes), b(bytes), c(kSize * kSize * 4);
+  std::memset(a.data(), 0x3c, bytes);
+  std::memset(b.data(), 0x3c, bytes);
   Context ctx;
   ctx.pool = &pool;
-  const auto start = Clock::now();
-  cpu::product({.m = m,
-                .n = n,
-                .k = k,
-                .a = {a.data(), dtype, k, false},
-                .b = {b.data(), dtype, k, true},
-                .c = static_cast<float*>(c.data()),
-                .c_stride = n},
-               ctx);
-  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) / seconds_since(start);
+  std::vector<double> rates;
+  for (int i = 0; i <= repeats; ++i) {
+    const auto start = Clock::now();
+    cpu::product({.m = kSize,
+                  .n = kSize,
+                  .k = kSize,
+                  .a = {a.data(), dtype, kSize, false},
+                  .b = {b.data(), dtype, kSize, true},
+                  .c = static_cast<float*>(c.data()),
+                  .c_stride = kSize},
+                 ctx);
+    // The first one touches the memory and compiles the library's kernel.
+    if (i > 0) rates.push_back(2.0 * kSize * kSize * kSize / seconds_since(start));
+  }
+  return median(rates);
 }
 
 double median(std::vector<double> values) {

@@ -1,0 +1,48 @@
+#include "inference/session.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace rookery {
+namespace {
+
+class SessionTest : public ::testing::Test {
+ protected:
+  SessionTest() {
+    for (int i = 0; i < 1300; ++i) tokens_.push_back((i * i + 5 * i) % 31);
+  }
+  ThreadPool pool_{2};
+  Model model_ = Model::initialised(make_config("4", 2, 16, 31), {.scheme = "random"}, pool_);
+  std::vector<int32_t> tokens_;
+};
+
+TEST_F(SessionTest, PromptsLongerThanAChunkAndForks) {
+  Session whole(model_, pool_), parts(model_, pool_);
+  const std::vector<float> all = whole.feed_all(tokens_);
+  ASSERT_EQ(all.size(), tokens_.size() * 31);
+  const std::span<const int32_t> text(tokens_);
+  parts.feed(text.first(600));
+  const State fork = parts.state();  // a copy
+  for (int round = 0; round < 2; ++round) {
+    const auto logits = parts.feed(text.subspan(600));
+    EXPECT_EQ(parts.position(), 1300);
+    for (int i = 0; i < 31; ++i) EXPECT_NEAR(logits[i], all[1299 * 31 + i], 1e-5);
+    parts.set_state(fork, 600);
+  }
+  parts.reset();
+  Session fresh(model_, pool_);
+  EXPECT_EQ(parts.feed(3)[0], fresh.feed(3)[0]);
+}
+
+TEST_F(SessionTest, RefusesIdsOutOfRange) {
+  Session session(model_, pool_);
+  EXPECT_THROW(session.feed(31), Error);
+  EXPECT_THROW(session.feed(-1), Error);
+  EXPECT_THROW(session.feed(std::span<const int32_t>()), Error);
+  const Model other = Model::initialised(make_config("4", 1, 16, 31), {.scheme = "random"}, pool_);
+  EXPECT_THROW(session.set_state(State(other.state_layout(), 1), 0), Error);
+}
+
+}  // namespace
+}  // namespace rookery

@@ -1,0 +1,194 @@
+// Steps, checkpoints and resuming.
+
+#include "training/trainer.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "core/cpu_info.h"
+#include "core/file.h"
+#include "formats/safetensors.h"
+#include "training/checkpoint.h"
+
+namespace rookery {
+namespace {
+
+class TrainerTest : public ::testing::Test {
+ protected:
+  TrainerTest() : folder_(std::filesystem::temp_directory_path() / ("rookery-trainer-" + std::to_string(::getpid()))) {
+    std::filesystem::create_directories(folder_);
+    const std::string line = "the rook and the crow sat in the old tree; ";
+    for (int i = 0; i < 3000; ++i) text_.push_back(i % 500 == 499 ? 0 : static_cast<uint8_t>(line[i % line.size()]));
+    options_.context = 24;
+    options_.batch = 3;
+    options_.schedule = {.kind = ScheduleKind::kCosine, .rate = 3e-3, .final_rate = 3e-4, .warmup_steps = 3, .total_steps = 40};
+  }
+  ~TrainerTest() override { std::filesystem::remove_all(folder_); }
+
+  Trainer make_trainer() {
+    return Trainer(Model::initialised(make_config("4", 2, 32, 256), {.seed = options_.seed}, pool_), options_, pool_);
+  }
+  Loader loader() const { return Loader(text_, {options_.context, options_.seed, options_.reset_documents}); }
+  static std::vector<float> weights(const Trainer& trainer) {
+    std::vector<float> all;
+    for (size_t i = 0; i < trainer.model().parameters().size(); ++i) {
+      for (const TensorView& view : {static_cast<TensorView>(trainer.model().parameters()[i].value), trainer.optimizer().m(i), trainer.optimizer().v(i)}) {
+        all.insert(all.end(), view.as<float>(), view.as<float>() + view.count());
+      }
+    }
+    return all;
+  }
+
+  ThreadPool pool_{2};
+  std::filesystem::path folder_;
+  std::vector<uint8_t> text_;
+  TrainOptions options_;
+};
+
+TEST_F(TrainerTest, Learns) {
+  Trainer trainer = make_trainer();
+  const Loader data = loader();
+  const double first = trainer.step(data).loss;
+  EXPECT_NEAR(first, std::log(256.0), 0.2);
+  StepResult last;
+  while (trainer.steps_done() < 40) last = trainer.step(data);
+  EXPECT_LT(last.loss, 2.6);
+  EXPECT_GT(last.gradient_norm, 0);
+}
+
+TEST_F(TrainerTest, AccumulationIsALargerBatch) {
+  options_.batch = 4;
+  Trainer whole = make_trainer();
+  options_.batch = 1;
+  options_.accumulation = 4;
+  Trainer parts = make_trainer();
+  for (int i = 0; i < 3; ++i) {
+    const StepResult a = whole.step(loader()), b = parts.step(loader());
+    EXPECT_NEAR(a.loss, b.loss, 1e-5);
+    EXPECT_NEAR(a.gradient_norm, b.gradient_norm, 1e-5 * a.gradient_norm);
+  }
+}
+
+TEST_F(TrainerTest, ADocumentResetIsASequenceOfItsOwn) {
+  options_.reset_documents = true;
+  TrainingBatch cut;
+  loader().append_at(490, cut);  // a 0 stands at 499
+  ASSERT_EQ(cut.offsets.size(), 3u);
+  TrainingBatch first{{cut.tokens.begin(), cut.tokens.begin() + 9}, {cut.targets.begin(), cut.targets.begin() + 9}, {0, 9}};
+  TrainingBatch second{{cut.tokens.begin() + 9, cut.tokens.end()}, {cut.targets.begin() + 9, cut.targets.end()}, {0, 15}};
+  Trainer trainer = make_trainer();
+  while (trainer.steps_done() < 10) trainer.step(loader());
+  const double apart = (9 * trainer.evaluate(std::span(&first, 1)) + 15 * trainer.evaluate(std::span(&second, 1))) / 24;
+  EXPECT_NEAR(trainer.evaluate(std::span(&cut, 1)), apart, 1e-5);
+}
+
+TEST_F(TrainerTest, MaskedTokensTakeNoPart) {
+  TrainingBatch batch;
+  loader().append(0, batch);
+  for (size_t i = 10; i < batch.targets.size(); ++i) batch.targets[i] = -1;
+  TrainingBatch shorter{{batch.tokens.begin(), batch.tokens.begin() + 10}, {batch.targets.begin(), batch.targets.begin() + 10}, {0, 10}};
+  Trainer a = make_trainer(), b = make_trainer();
+  const StepResult masked = a.step(std::span(&batch, 1)), cut = b.step(std::span(&shorter, 1));
+  EXPECT_NEAR(masked.loss, cut.loss, 1e-6);
+  EXPECT_NEAR(masked.gradient_norm, cut.gradient_norm, 1e-6 * cut.gradient_norm);
+  for (int32_t& target : batch.targets) target = -1;
+  EXPECT_THROW(a.step(std::span(&batch, 1)), Error);
+}
+
+TEST_F(TrainerTest, StopsBeforeNumbersThatAreNone) {
+  options_.schedule = {.kind = ScheduleKind::kConstant, .rate = 1e30, .total_steps = 40};
+  options_.optimizer.clip = 0;
+  Trainer trainer = make_trainer();
+  EXPECT_THROW(
+      {
+        for (int i = 0; i < 10; ++i) trainer.step(loader());
+      },
+      Error);
+}
+
+// 2N steps = N, a checkpoint, N more: to the bit, with everything on that draws random numbers or recomputes.
+TEST_F(TrainerTest, ResumesBitForBit) {
+  for (const DType products : {DType::kF32, DType::kBF16}) {
+    options_.products = products;
+    options_.dropout = 0.2;
+    options_.accumulation = 2;
+    options_.gradient_checkpointing = products == DType::kBF16;
+    options_.reset_documents = true;
+    options_.optimizer.weight_decay = 0.1;
+    Trainer straight = make_trainer(), half = make_trainer();
+    const Loader data = loader();
+    for (int i = 0; i < 10; ++i) straight.step(data);
+    for (int i = 0; i < 5; ++i) half.step(data);
+    const auto path = save_checkpoint(folder_, half, {.options = options_, .step = 5, .tokens_seen = 5 * 144});
+    Resumed resumed = load_checkpoint(path, pool_);
+    EXPECT_EQ(resumed.run.step, 5);
+    EXPECT_EQ(resumed.run.tokens_seen, 5 * 144);
+    EXPECT_EQ(to_json(resumed.run.options), to_json(options_));
+    for (int i = 0; i < 5; ++i) resumed.trainer->step(data);
+    EXPECT_EQ(weights(*resumed.trainer), weights(straight));
+    EXPECT_NE(weights(half), weights(straight));
+  }
+}
+
+TEST_F(TrainerTest, KeepsTheLastCheckpoints) {
+  Trainer trainer = make_trainer();
+  for (int64_t step = 1; step <= 5; ++step) {
+    save_checkpoint(folder_, trainer, {.options = options_, .step = step, .keep = 2});
+  }
+  const auto left = list_checkpoints(folder_);
+  ASSERT_EQ(left.size(), 2u);
+  EXPECT_EQ(left[0], checkpoint_path(folder_, 4));
+  EXPECT_EQ(left[1], checkpoint_path(folder_, 5));
+  EXPECT_TRUE(list_checkpoints(folder_ / "nowhere").empty());
+}
+
+TEST_F(TrainerTest, RefusesDamagedCheckpoints) {
+  Trainer trainer = make_trainer();
+  const auto path = save_checkpoint(folder_, trainer, {.options = options_, .step = 1});
+  const std::string whole = read_text_file(path);
+  const auto attempt = [&](const std::string& bytes) {
+    const auto damaged = folder_ / "damaged.safetensors";
+    std::ofstream(damaged, std::ios::binary) << bytes;
+    EXPECT_THROW(load_checkpoint(damaged, pool_), Error);
+  };
+  for (const size_t length : {size_t{1}, size_t{7}, size_t{100}, whole.size() / 2, whole.size() - 1}) {
+    attempt(whole.substr(0, length));
+  }
+  const auto replaced = [&](std::string from, const std::string& to) {
+    std::string bytes = whole;
+    bytes.replace(bytes.find(from), from.size(), to);
+    return bytes;
+  };
+  attempt(replaced("optimizer.m.emb.weight", "optimizer.m.emb.weighs"));
+  attempt(replaced("\\\"batch\\\":3", "\\\"batch\\\":4"));        // the hash notices
+  attempt(replaced("\\\"context\\\":24", "\\\"context\\\":-4"));
+  attempt(replaced("\\\"step\\\":1", "\\\"step\\\":x"));
+  // A model without the state of training.
+  save_model(folder_ / "model.safetensors", trainer.model(), {.options = options_});
+  EXPECT_THROW(load_checkpoint(folder_ / "model.safetensors", pool_), Error);
+}
+
+TEST_F(TrainerTest, RefusesOptionsThatDoNotFit) {
+  const TrainOptions good = options_;
+  const auto bad = [&](auto change) {
+    options_ = good;
+    change(options_);
+    EXPECT_THROW(validate(options_), Error);
+  };
+  EXPECT_NO_THROW(validate(good));
+  bad([](TrainOptions& o) { o.context = 0; });
+  bad([](TrainOptions& o) { o.batch = -1; });
+  bad([](TrainOptions& o) { o.context = o.batch = int64_t{1} << 30; });
+  bad([](TrainOptions& o) { o.dropout = 1; });
+  bad([](TrainOptions& o) { o.products = DType::kF16; });
+  bad([](TrainOptions& o) { o.optimizer.beta2 = 1; });
+  bad([](TrainOptions& o) { o.optimizer.clip = NAN; });
+  bad([](TrainOptions& o) { o.schedule.rate = -1; });
+  bad([](TrainOptions& o) { o.validation_fraction = 1; });
+}
+
+}  // namespace
+}  // namespace rookery

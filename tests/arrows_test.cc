@@ -1,4 +1,5 @@
-// The arrows of docs/map.md: which folder of src/ may include which. Reads every #include "..." there.
+// The arrows of docs/map.md: which folder of src/ may include which. Reads every #include "..."
+// there.
 
 #include <gtest/gtest.h>
 
@@ -16,8 +17,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// From a folder to folders, with spaces between; "*" is every folder but cli. A folder may always include
-// from itself. Nothing includes cli.
+// From a folder to folders, with spaces between; "*" is every folder but cli. A folder may always
+// include from itself. Nothing includes cli.
 constexpr struct {
   std::string_view from, to;
 } kArrows[] = {
@@ -56,8 +57,8 @@ bool is_folder(std::string_view name) {
 
 // Whether a file serves tests and benches only. Such a file may include what it tests.
 bool is_test(std::string_view path) {
-  return path.ends_with("_test.cc") || path.ends_with("_bench.cc") || path.ends_with("_for_tests.h") ||
-         path.ends_with("/operator_test.h");
+  return path.ends_with("_test.cc") || path.ends_with("_bench.cc") ||
+         path.ends_with("_for_tests.h") || path.ends_with("/operator_test.h");
 }
 
 bool has_arrow(std::string_view from, std::string_view to) {
@@ -65,17 +66,20 @@ bool has_arrow(std::string_view from, std::string_view to) {
   for (const auto& arrow : kArrows) {
     if (arrow.from != from) continue;
     if (arrow.to == "*") return to != "cli";
-    return (" " + std::string(arrow.to) + " ").find(" " + std::string(to) + " ") != std::string::npos;
+    return (" " + std::string(arrow.to) + " ").find(" " + std::string(to) + " ") !=
+           std::string::npos;
   }
   return false;
 }
 
 // Why this include is wrong; empty if it is not.
-std::string problem_of(const Include& include, const std::function<bool(const std::string&)>& exists) {
+std::string problem_of(const Include& include,
+                       const std::function<bool(const std::string&)>& exists) {
   const std::string from = folder_of(include.file), to = folder_of(include.header);
   if (!is_folder(from)) return "folder '" + from + "' is not in the table";
   if (!include.quoted) return is_folder(to) ? "our own headers stand in quotes" : "";
-  if (std::find(std::begin(kLibraries), std::end(kLibraries), to) != std::end(kLibraries)) return "";
+  if (std::find(std::begin(kLibraries), std::end(kLibraries), to) != std::end(kLibraries))
+    return "";
   if (!exists(include.header)) return "no such file in src/ (includes are written from there)";
   if (!is_folder(to)) return "folder '" + to + "' is not in the table";
   if (is_test(include.file)) return "";
@@ -94,7 +98,8 @@ std::vector<Include> includes_of(const fs::path& path) {
   for (std::string line; std::getline(file, line);) {
     std::smatch match;
     if (!std::regex_search(line, match, kInclude)) continue;
-    includes.push_back({path.lexically_relative(kSource).generic_string(), match[2], match[1] == "\""});
+    includes.push_back(
+        {path.lexically_relative(kSource).generic_string(), match[2], match[1] == "\""});
   }
   return includes;
 }
@@ -107,7 +112,8 @@ TEST(Arrows, EveryIncludeFollowsThem) {
   std::map<std::string, int> checked;
   for (const auto& entry : fs::recursive_directory_iterator(kSource)) {
     const std::string extension = entry.path().extension().string();
-    if (extension != ".h" && extension != ".cc" && extension != ".cu" && extension != ".cuh") continue;
+    if (extension != ".h" && extension != ".cc" && extension != ".cu" && extension != ".cuh")
+      continue;
     for (const Include& include : includes_of(entry.path())) {
       ++checked[folder_of(include.file)];
       const std::string problem = problem_of(include, exists);
@@ -152,14 +158,14 @@ TEST(Arrows, NoticesWrongIncludes) {
   right("bindings/c_api.cc", "inference/session.h");
   wrong("core/tape.cc", "ops/linear/linear.h");
   wrong("ops/linear/linear.cc", "models/model.h");
-  wrong("models/model.cc", "formats/safetensors.h");      // models know no file format
-  wrong("inference/session.cc", "text/stop_matcher.h");   // inference knows no text
+  wrong("models/model.cc", "formats/safetensors.h");     // models know no file format
+  wrong("inference/session.cc", "text/stop_matcher.h");  // inference knows no text
   wrong("inference/session.cc", "tokenizers/bytes.h");
   wrong("formats/pth.cc", "models/parameters.h");
   wrong("server/http.cc", "training/trainer.h");
   wrong("training/trainer.cc", "cli/progress.h");
   wrong("bindings/c_api.cc", "cli/verbs.h");
-  wrong("utils/strings.cc", "core/error.h");              // a folder nobody planned
+  wrong("utils/strings.cc", "core/error.h");  // a folder nobody planned
   wrong("core/tensor.h", "utils/strings.h");
   // Tests may include what they test, and nobody else may include their headers.
   right("models/rwkv4_test.cc", "training/trainer.h");

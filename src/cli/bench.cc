@@ -337,7 +337,9 @@ std::function<int()> add_bench(CLI::App& app) {
     }
     if (bench.context) sub->add_option("--context", flags->context, "Tokens")->check(CLI::PositiveNumber)->capture_default_str();
     if (bench.batch) sub->add_option("--batch", flags->batch, "Sequences")->check(CLI::PositiveNumber)->capture_default_str();
-    if (bench.batch) sub->add_flag("--gradient-checkpointing", flags->checkpointing, "Training: compute activations again");
+    if (bench.run == bench_train) {
+      sub->add_flag("--gradient-checkpointing", flags->checkpointing, "Compute activations again on the way back");
+    }
     if (bench.tokens) {
       sub->add_option("--tokens", flags->tokens, "Tokens to decode")->check(CLI::PositiveNumber)->capture_default_str();
     }

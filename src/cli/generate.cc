@@ -267,7 +267,7 @@ int generate(const GenerateOptions& options) {
                                    {"tokens_per_second", rate},
                                    {"prompt_seconds", prompt_seconds}});
   if (read && !options.json && !options.quiet) {
-    fmt::print(stderr, "{} tokens, {} tokens/s, ended by {}, seed {}\n", made, format_count(rate),
+    fmt::print(stderr, "{} tokens, {} tokens/s, ended: {}, seed {}\n", made, format_count(rate),
                reason, sampling.seed);
   }
   return 0;
@@ -333,18 +333,20 @@ void add_sampling(CLI::App& verb, const std::shared_ptr<GenerateOptions>& option
       ->group(group);
   verb.add_option("--seed", options->seed,
                   "Of the random numbers; default: a new one, which is shown")
+      ->check(CLI::NonNegativeNumber.description(""))
       ->group(group);
 }
 
 }  // namespace
 
 std::function<int()> add_generate(CLI::App& app) {
-  CLI::App* verb = add_verb(app, "generate", "Continue a text.",
+  CLI::App* verb = add_verb(app, "generate", "Continue a text",
                             "  rookery generate runs/book -p 'Once upon a time' -n 200\n"
                             "  rookery generate model.pth --ids 5,3 --greedy --json");
   auto options = std::make_shared<GenerateOptions>();
   verb->add_option("MODEL", options->model, "A model file, or the folder of a training run")
-      ->required();
+      ->required()
+      ->type_name("PATH");
   options->prompt = add_prompt(*verb);
   verb->add_option("-n,--tokens", options->tokens, "At most so many tokens; token 0 ends before")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40).description(""))

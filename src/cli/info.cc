@@ -72,15 +72,14 @@ Json tensor_list(const Model& model, const TensorSource* source) {
   return list;
 }
 
-// What a run of ours wrote beside the weights; null in a file of another program.
-Json training_state(const std::map<std::string, std::string>& metadata) {
+// What `train` or `init` wrote beside the weights; empty in a file of another program.
+Json origin(const std::map<std::string, std::string>& metadata) {
+  Json state = Json::object();
   const auto found = metadata.find("rookery");
-  if (found == metadata.end()) return nullptr;
+  if (found == metadata.end()) return state;
   const auto all = nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
-  if (!all.is_object()) return nullptr;
-  Json state;
-  for (const char* key :
-       {"step", "tokens_seen", "validation_loss", "tokenizer", "scheme", "seed"}) {
+  if (!all.is_object()) return state;
+  for (const char* key : {"step", "tokens_seen", "validation_loss", "scheme", "seed"}) {
     if (const auto value = all.find(key); value != all.end()) state[key] = *value;
   }
   return state;
@@ -160,9 +159,12 @@ std::string as_table(const Json& info) {
   line("state of a sequence", format_bytes(info["state_bytes"].get<double>()));
   line("FLOP of a token", exact_and_short(number("flops_per_token")));
   line("  in training", exact_and_short(number("flops_per_token_training")));
-  if (info.contains("training")) {
-    for (const auto& [key, value] : info["training"].items()) {
-      line(key, value.is_string() ? value.get<std::string>() : value.dump());
+  if (info.contains("tokenizer")) line("tokenizer", info["tokenizer"].get<std::string>());
+  for (const char* made : {"training", "initialisation"}) {
+    if (!info.contains(made)) continue;
+    line(made, "");
+    for (const auto& [key, value] : info[made].items()) {
+      line("  " + key, value.is_string() ? value.get<std::string>() : value.dump());
     }
   }
   if (info.contains("tensors")) {
@@ -220,9 +222,8 @@ int info(const InfoOptions& options) {
               {"stored", stored}};
     result.update(describe(*loaded.model));
     if (const auto tokenizer = find_tokenizer(loaded)) result["tokenizer"] = tokenizer->name();
-    if (Json training = training_state(loaded.metadata); !training.is_null()) {
-      result["training"] = std::move(training);
-    }
+    const Json made = origin(loaded.metadata);
+    if (!made.empty()) result[made.contains("step") ? "training" : "initialisation"] = made;
     if (options.tensors) result["tensors"] = tensor_list(*loaded.model, &source);
   }
   write_output(options.json ? result.dump(2) + "\n" : as_table(result));
@@ -233,12 +234,13 @@ int info(const InfoOptions& options) {
 
 std::function<int()> add_info(CLI::App& app) {
   CLI::App* verb =
-      add_verb(app, "info", "Describe a model: sizes, parameters, memory, operations per token.",
+      add_verb(app, "info", "Describe a model: sizes, parameters, memory, operations per token",
                "  rookery info runs/book\n"
                "  rookery info --shape 4:12:768:50277 --json");
   auto options = std::make_shared<InfoOptions>();
   CLI::Option* model =
-      verb->add_option("MODEL", options->model, "A model file, or the folder of a training run");
+      verb->add_option("MODEL", options->model, "A model file, or the folder of a training run")
+          ->type_name("PATH");
   CLI::Option* shape =
       verb->add_option("--shape", options->shape,
                        "No file: GENERATION:LAYERS:WIDTH:VOCABULARY, such as 4:12:768:50277")

@@ -70,7 +70,7 @@ int init(const InitVerbOptions& options) {
 }  // namespace
 
 std::function<int()> add_init(CLI::App& app) {
-  CLI::App* verb = add_verb(app, "init", "Write a fresh model.",
+  CLI::App* verb = add_verb(app, "init", "Write a fresh model",
                             "  rookery init --layers 3 --width 128 -o fresh.safetensors");
   auto options = std::make_shared<InitVerbOptions>();
   verb->add_option("--generation", options->generation, "Of RWKV")->capture_default_str();
@@ -93,7 +93,9 @@ std::function<int()> add_init(CLI::App& app) {
   verb->add_flag("--dense-random", options->dense_random,
                  "The same as --scheme random: every number takes part, for comparing programs")
       ->excludes(scheme);
-  verb->add_option("--seed", options->init.seed, "Of the random numbers")->capture_default_str();
+  verb->add_option("--seed", options->init.seed, "Of the random numbers")
+      ->check(CLI::NonNegativeNumber.description(""))
+      ->capture_default_str();
   verb->add_option_function<std::string>(
           "--dtype", [options](const std::string& name) { options->dtype = parse_dtype(name); },
           "Of the matrices in the file: f32, f16 or bf16")

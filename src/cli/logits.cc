@@ -136,12 +136,13 @@ int print_logits(const LogitsOptions& options) {
 }  // namespace
 
 std::function<int()> add_logits(CLI::App& app) {
-  CLI::App* verb = add_verb(app, "logits", "Print a model's logits after a prompt, as JSON.",
+  CLI::App* verb = add_verb(app, "logits", "Print a model's logits after a prompt, as JSON",
                             "  rookery logits runs/book -p 'Once upon a time' --top 5\n"
                             "  rookery logits model.pth --ids 1,2,3 --rows all");
   auto options = std::make_shared<LogitsOptions>();
   verb->add_option("MODEL", options->model, "A model file, or the folder of a training run")
-      ->required();
+      ->required()
+      ->type_name("PATH");
   options->prompt = add_prompt(*verb);
   verb->add_option("--rows", options->rows,
                    "After which tokens: last, all or positions such as 0,7,64")

@@ -346,6 +346,7 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
   flags.validate_every = run.state.validate_every;
   if (run.state.step >= run.state.options.schedule.total_steps) {
     fmt::print(stderr, "This run is at its last step, {}: give a larger --steps to go on.\n", run.state.step);
+    if (flags.json) std::puts(nlohmann::json{{"step", run.state.step}, {"finished", true}}.dump().c_str());
     return 0;
   }
   return run_training(run, flags, pool);

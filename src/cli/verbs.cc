@@ -66,8 +66,12 @@ std::filesystem::path find_model_file(const std::string& path) {
   namespace fs = std::filesystem;
   if (!fs::is_directory(path)) return path;
   const fs::path whole = fs::path(path) / "model.safetensors";
-  if (fs::exists(whole)) return whole;
   const std::vector<fs::path> checkpoints = list_checkpoints(path);
+  // A finished run may have gone on since it wrote its model.
+  if (fs::exists(whole) &&
+      (checkpoints.empty() || fs::last_write_time(checkpoints.back()) <= fs::last_write_time(whole))) {
+    return whole;
+  }
   check(
       !checkpoints.empty(),
       "the folder '{}' holds no model: expected model.safetensors or checkpoint-*.safetensors of a "
@@ -140,7 +144,7 @@ std::shared_ptr<MatrixType> add_dtype(CLI::App& verb) {
   verb.add_option_function<std::string>(
           "--dtype", [type, types](const std::string& name) { *type = types.at(name); },
           "Numbers of the matrices in memory: as-stored, f32, f16 or bf16")
-      ->check(CLI::IsMember(types))
+      ->check(CLI::IsMember(types).description(""))
       ->type_name("TYPE")
       ->default_str("as-stored");
   return type;

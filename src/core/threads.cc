@@ -11,7 +11,8 @@
 namespace rookery {
 namespace {
 
-thread_local bool in_task = false;
+// The worker that this thread is while it runs a task; -1 outside of tasks.
+thread_local int current_worker = -1;
 
 // How long to wait actively. Longer than the serial work between two operators of a decode step, shorter
 // than anything a person or a scheduler notices.
@@ -60,7 +61,7 @@ void ThreadPool::work(int worker) {
 }
 
 void ThreadPool::take_tasks(int worker) {
-  in_task = true;
+  current_worker = worker;
   for (;;) {
     const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
     if (task >= job_.tasks) break;
@@ -71,13 +72,14 @@ void ThreadPool::take_tasks(int worker) {
       if (!error_) error_ = std::current_exception();
     }
   }
-  in_task = false;
+  current_worker = -1;
 }
 
 void ThreadPool::run(int64_t tasks, FunctionRef<void(int64_t, int)> body) {
   if (tasks <= 0) return;
-  if (tasks == 1 || workers_.empty() || in_task) {
-    for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+  if (tasks == 1 || workers_.empty() || current_worker >= 0) {
+    const int worker = std::max(current_worker, 0);
+    for (int64_t task = 0; task < tasks; ++task) body(task, worker);
     return;
   }
   const std::lock_guard lock(run_mutex_);

@@ -12,6 +12,14 @@ Session::Session(const Model& model, ThreadPool& pool, bool deterministic)
   ctx_.deterministic = deterministic;
 }
 
+void Session::check_ids(std::span<const int32_t> tokens) const {
+  for (const int32_t token : tokens) {
+    check(token >= 0 && token < model_.config().vocabulary,
+          "token {} is not in the vocabulary: this model has tokens 0 to {}", token,
+          model_.config().vocabulary - 1);
+  }
+}
+
 Tensor Session::forward(std::span<const int32_t> tokens) {
   arena_.reset();
   batch_.clear();
@@ -23,6 +31,7 @@ Tensor Session::forward(std::span<const int32_t> tokens) {
 
 std::span<const float> Session::feed(std::span<const int32_t> tokens) {
   check(!tokens.empty(), "nothing to read: give at least one token");
+  check_ids(tokens);
   while (tokens.size() > kChunk) {
     forward(tokens.first(kChunk));
     tokens = tokens.subspan(kChunk);
@@ -35,6 +44,7 @@ std::span<const float> Session::feed(std::span<const int32_t> tokens) {
 
 std::vector<float> Session::feed_all(std::span<const int32_t> tokens) {
   std::vector<float> result;
+  check_ids(tokens);
   while (!tokens.empty()) {
     const auto chunk = tokens.first(std::min<size_t>(tokens.size(), kChunk));
     const Tensor x = forward(chunk);

@@ -34,6 +34,8 @@ class Session {
   static constexpr int64_t kChunk = 512;
 
  private:
+  // Before the state changes: a long prompt is read in several chunks.
+  void check_ids(std::span<const int32_t> tokens) const;
   // The residual stream after these tokens, in the arena.
   Tensor forward(std::span<const int32_t> tokens);
 

@@ -110,7 +110,7 @@ struct Generation {
 const Generation& find_generation(std::string_view name);
 bool has_generation(std::string_view name);
 
-// Sizes from a --shape or init flags: A = C and the generation's own F.
+// Sizes from a --shape or init flags, with A = C and F = 4 C. Throws Error for sizes that cannot be.
 ModelConfig make_config(std::string_view generation, int64_t layers, int64_t width, int64_t vocabulary);
 
 // How matrices are kept in memory; vectors are float32.

@@ -67,8 +67,7 @@ struct InitOptions {
 // The schemes' names, for --help and errors.
 inline constexpr std::string_view kInitSchemes[] = {"released", "paper", "random"};
 
-// Fills one float32 parameter of layer `layer` (of the `config.layers`). Numbers depend on the seed and the
-// name only. Throws for an unknown scheme.
+// Fills one float32 parameter, whose name says its layer. Random numbers depend on the seed and the name only. Throws for an unknown scheme.
 void initialise(const ParameterSpec& spec, const ModelConfig& config, const InitOptions& options,
                 const TensorView& value, ThreadPool& pool);
 

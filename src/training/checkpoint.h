@@ -27,7 +27,8 @@ struct RunState {
 nlohmann::json to_json(const TrainOptions& options);
 // Throws Error for anything that to_json does not write.
 TrainOptions train_options_from_json(const nlohmann::json& json);
-// Of the sizes of the model and the options: two runs with one hash make the same numbers.
+// Of the sizes of the model and the options: on one text, machine and thread count, two runs of one hash make
+// the same numbers.
 uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& options);
 
 // <folder>/checkpoint-00001000.safetensors

@@ -71,8 +71,9 @@ StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
   check(targets > 0, "step {}: every token of the batch is masked", steps_done_ + 1);
   StepResult result;
   for (size_t i = 0; i < micro_batches.size(); ++i) {
-    // Each micro-batch of each step has random numbers of its own, and a replay has the same.
-    ctx_.random_stream = (static_cast<uint64_t>(steps_done_) * micro_batches.size() + i) << 16;
+    // Each micro-batch of each step has random numbers of its own, and a replay has the same. The high bit
+    // keeps them apart from the loader's.
+    ctx_.random_stream = uint64_t{1} << 62 | (static_cast<uint64_t>(steps_done_) * micro_batches.size() + i) << 16;
     fill(micro_batches[i], batch_);
     arena_.reset();
     tape_.clear();

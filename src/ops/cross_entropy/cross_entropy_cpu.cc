@@ -29,7 +29,7 @@ CrossEntropyRow softmax_row(float* HWY_RESTRICT z, int64_t count, int64_t target
   const FloatTag d;
   const auto lowest = hn::Set(d, -3.0e38f);
   auto maximum = lowest;
-  for_vectors(count, [&](int64_t i, int64_t n) HWY_ATTR {
+  for_vectors(count, [&](int64_t i, int64_t n) {
     auto x = load(z + i, n);
     if (n < float_lanes()) x = hn::IfThenElse(hn::FirstN(d, n), x, lowest);
     maximum = hn::Max(maximum, x);
@@ -42,7 +42,7 @@ CrossEntropyRow softmax_row(float* HWY_RESTRICT z, int64_t count, int64_t target
     while (largest_index + 1 < count && z[largest_index] != largest) ++largest_index;
   }
   auto sum = hn::Zero(d);
-  for_vectors(count, [&](int64_t i, int64_t n) HWY_ATTR {
+  for_vectors(count, [&](int64_t i, int64_t n) {
     auto e = exponential(hn::Sub(load(z + i, n), shift));
     if (n < float_lanes()) e = hn::IfThenElseZero(hn::FirstN(d, n), e);
     sum = hn::Add(sum, e);
@@ -51,7 +51,7 @@ CrossEntropyRow softmax_row(float* HWY_RESTRICT z, int64_t count, int64_t target
   const float total = sum_lanes(sum);
   if (factor != 0) {
     const auto scale = hn::Set(d, factor / total);
-    for_vectors(count, [&](int64_t i, int64_t n) HWY_ATTR {
+    for_vectors(count, [&](int64_t i, int64_t n) {
       store(hn::Mul(load(z + i, n), scale), z + i, n);
     });
     z[target] -= factor;

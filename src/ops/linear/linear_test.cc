@@ -28,6 +28,16 @@ TEST_F(LinearTest, ForwardMatchesDefinition) {
   }
 }
 
+// Sizes at which the cut into panels leaves one of them small or empty.
+TEST_F(LinearTest, PanelsOfEverySizeMatchDefinition) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t rows : {47, 72, 97, 145}) {
+      EXPECT_FORWARD(linear, make_forward(rows, 230, 40, false, dtype));
+      EXPECT_FORWARD(linear, make_forward(40, 230, rows, false, dtype));
+    }
+  }
+}
+
 // More than one block of every dimension of the tiles, and more than one panel.
 TEST_F(LinearTest, TilesMatchDefinitionBeyondOneBlock) {
   ctx.deterministic = true;

@@ -59,11 +59,11 @@ HWY_INLINE void pack_operand(const Operand& x, bool by_column, int64_t first, in
     const float* data = static_cast<const float*>(x.data);
     const int64_t line_step = (by_column != x.transposed) ? 1 : x.stride;
     const int64_t depth_step = (by_column != x.transposed) ? x.stride : 1;
-    pack(count, depth, tile, packed, [&](int64_t line, int64_t k) HWY_ATTR {
+    pack(count, depth, tile, packed, [&](int64_t line, int64_t k) {
       return data[(first + line) * line_step + (depth_first + k) * depth_step];
     });
   } else {
-    pack(count, depth, tile, packed, [&](int64_t line, int64_t k) HWY_ATTR {
+    pack(count, depth, tile, packed, [&](int64_t line, int64_t k) {
       return by_column ? element_of(x, depth_first + k, first + line)
                        : element_of(x, first + line, depth_first + k);
     });
@@ -232,6 +232,15 @@ HWY_EXPORT(few_rows_panel);
 HWY_EXPORT(round_range);
 
 namespace cpu {
+
+bool has_fast_bf16_products() {
+#ifdef ROOKERY_ONEDNN
+  return cpu_info().bf16_products;
+#else
+  return false;
+#endif
+}
+
 namespace {
 
 // Panels of C: [begin, end) of its rows or of its columns.
@@ -254,21 +263,14 @@ Product panel_of(const Product& p, bool by_rows, int64_t begin, int64_t end) {
 
 bool onednn_takes([[maybe_unused]] const Product& p, [[maybe_unused]] const Context& ctx) {
 #ifdef ROOKERY_ONEDNN
-  return !ctx.deterministic && p.a.dtype == p.b.dtype && p.a.dtype != DType::kF16 && p.k > 0;
+  if (ctx.deterministic || p.a.dtype != p.b.dtype || p.k == 0) return false;
+  return p.a.dtype == DType::kF32 || (p.a.dtype == DType::kBF16 && has_fast_bf16_products());
 #else
   return false;
 #endif
 }
 
 }  // namespace
-
-bool has_fast_bf16_products() {
-#ifdef ROOKERY_ONEDNN
-  return cpu_info().bf16_products;
-#else
-  return false;
-#endif
-}
 
 void product_tiled(const Product& panel) {
   // Kept between calls: at most 0.6 MiB for each thread.
@@ -288,9 +290,10 @@ void product(const Product& p, Context& ctx) {
   const int64_t panels =
       std::min({static_cast<int64_t>(ctx.threads()), worth, (length + unit - 1) / unit});
   const auto border = [&](int64_t i) {
-    return i == panels ? length : length * i / panels / unit * unit;
+    return std::min(length, (length * i / panels + unit - 1) / unit * unit);
   };
   ctx.pool->run(panels, [&](int64_t i, int) {
+    if (border(i) == border(i + 1)) return;  // rounding left this one nothing
     const Product panel = panel_of(p, by_rows, border(i), border(i + 1));
 #ifdef ROOKERY_ONEDNN
     if (onednn) return product_onednn(panel);

@@ -1,6 +1,6 @@
 // Matrix products on the CPU: C = A B, or C += A B, C in float32, rows contiguous. The pool's threads take a
 // panel of C each; a panel is computed by one thread, by oneDNN if it is here, else by our own tiles.
-// Only this folder knows which.
+// Only this folder knows which of them serves.
 #pragma once
 
 #include "core/context.h"

@@ -16,7 +16,7 @@ namespace {
 void forward_row(const TokenShiftForward& g, int64_t t, const float* previous) {
   const int64_t width = g.x.cols();
   const float* x = g.x.as<float>() + t * width;
-  for_vectors(width, [&](int64_t c, int64_t n) HWY_ATTR {
+  for_vectors(width, [&](int64_t c, int64_t n) {
     const auto now = load(x + c, n);
     const auto before = previous == nullptr ? hn::Zero(FloatTag()) : load(previous + c, n);
     const auto change = hn::Sub(now, before);
@@ -35,7 +35,7 @@ void backward_row(const TokenShiftBackward& g, int64_t t, const float* previous,
   const TokenShiftForward& f = g.forward;
   const int64_t width = f.x.cols();
   const float* x = f.x.as<float>() + t * width;
-  for_vectors(width, [&](int64_t c, int64_t n) HWY_ATTR {
+  for_vectors(width, [&](int64_t c, int64_t n) {
     const auto before = previous == nullptr ? hn::Zero(d) : load(previous + c, n);
     const auto change = hn::Sub(load(x + c, n), before);
     auto dx = dlast == nullptr ? hn::Zero(d) : load(dlast + c, n);

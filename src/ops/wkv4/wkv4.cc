@@ -38,7 +38,7 @@ Tensor wkv4(Context& ctx, const Tensor& w, const Tensor& u, const Tensor& k, con
     backward.dk = ctx.tape->gradient_out(k);
     backward.dv = ctx.tape->gradient_out(v);
     backward.partial_sums = ctx.make({2 * ctx.threads(), 2, w.count()});
-    backward.states = ctx.make({ctx.threads(), kWkv4Segment, 3, kWkv4Block});
+    backward.states = ctx.make({ctx.threads(), kWkv4Segment, 3, kWkv4Lanes});
     ROOKERY_BACKWARD(ctx, wkv4, backward);
   });
   return y;

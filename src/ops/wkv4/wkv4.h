@@ -46,7 +46,7 @@ struct Wkv4Backward {
   StateView da_out, db_out;     // gradient of the final a and b (in their gauge), or empty: zero
   StateView da_in, db_in;       // wanted gradient of the initial a and b, or empty; written
   TensorView partial_sums;      // [2 threads, 2, A] scratch: shares of dw and du
-  TensorView states;            // [threads, kWkv4Segment, 3, kWkv4Block] scratch: states inside a segment
+  TensorView states;            // [threads, kWkv4Segment, 3, kWkv4Lanes] scratch: states inside a segment
 
   template <class Visitor>
   void visit(Visitor& visitor) {
@@ -62,9 +62,11 @@ struct Wkv4Backward {
   }
 };
 
-// Tokens between two saved states, and channels that one task handles at most. The states inside one
-// segment of one task (128 x 3 x 64 floats = 96 KiB) fit the second-level cache.
+// Tokens between two saved states, and channels that one task handles at most.
 inline constexpr int64_t kWkv4Segment = 128, kWkv4Block = 64;
+// Channels of the largest vector of any target: the backward keeps the states inside a segment for one vector
+// (128 x 3 x 16 floats = 24 KiB, half of a first-level cache).
+inline constexpr int64_t kWkv4Lanes = 16;
 inline constexpr double kWkv4EmptyExponent = -1e38;
 
 // Segments that these sequences are cut into: none crosses a border, none is longer than kWkv4Segment.

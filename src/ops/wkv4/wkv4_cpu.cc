@@ -47,6 +47,7 @@ namespace HWY_NAMESPACE {
 namespace {
 
 using V = FloatVector;
+static_assert(HWY_MAX_BYTES / sizeof(float) <= kWkv4Lanes);
 
 // e^(x - max(x, y)) and e^(y - max(x, y)).
 struct ScaledPair {
@@ -99,7 +100,6 @@ HWY_INLINE Scaled state_before(const Wkv4Forward& g, int64_t sequence, int64_t c
 template <int kVectors>
 HWY_INLINE void forward_block(const Wkv4Forward& g, const Wkv4Plan& plan, int64_t range, int64_t c,
                               int64_t n) {
-  const FloatTag d;
   const int64_t lanes = float_lanes(), width = g.w.count();
   const float *k = g.k.as<float>() + c, *v = g.v.as<float>() + c;
   float* y = g.y.as<float>() + c;
@@ -144,7 +144,6 @@ HWY_INLINE void forward_block(const Wkv4Forward& g, const Wkv4Plan& plan, int64_
       store(state[j].p, g.p_out.slot<float>(slot) + at, left);
     }
   }
-  (void)d;
 }
 
 // The state at the end of a range, or what its tokens add to the state before it.
@@ -281,7 +280,7 @@ HWY_INLINE void backward_carry(const Wkv4Backward& g, Wkv4Plan& plan, int64_t ra
 void combine_carried(const Wkv4Forward& f, Wkv4Plan& plan, int64_t from, int64_t to, int64_t tokens) {
   const FloatTag d;
   const int64_t width = f.w.count();
-  for_vectors(width, [&](int64_t c, int64_t n) HWY_ATTR {
+  for_vectors(width, [&](int64_t c, int64_t n) {
     const auto decay = hn::Mul(load(f.w.as<float>() + c, n), hn::Set(d, static_cast<float>(tokens)));
     float* target = plan.carried.data() + to * 3 * width + c;
     const Scaled before = load_scaled(plan.carried.data() + from * 3 * width + c, width, n);
@@ -349,10 +348,8 @@ Wkv4Plan make_plan(const Wkv4Forward& g, const Context& ctx) {
   const int64_t blocks = blocks_of(g.w.count());
   int64_t ranges = 1;
   if (!ctx.deterministic && blocks < 2 * ctx.threads()) {
-    // At least 32 tokens to a range: below that the carrying costs more than the thread brings.
     ranges = std::clamp<int64_t>((2 * ctx.threads() + blocks - 1) / blocks, 1,
-                                 std::max<int64_t>(g.sequences.rows() / 32, 1));
-    ranges = std::clamp<int64_t>(ranges, 1, std::max<int64_t>(segments, 1));
+                                 std::max<int64_t>(segments, 1));
   }
   // Cut by rows, at borders of segments.
   plan.range_begin.push_back(0);
@@ -446,7 +443,7 @@ void wkv4_backward(const Wkv4Backward& g, Context& ctx) {
   const int64_t width = f.w.count();
   Wkv4Plan plan = make_plan(f, ctx);
   const auto states_of = [&](int worker) {
-    return g.states.as<float>() + worker * kWkv4Segment * 3 * kWkv4Block;
+    return g.states.as<float>() + worker * kWkv4Segment * 3 * kWkv4Lanes;
   };
   if (plan.ranges() > 1) {
     for_tasks(ctx, f, 1, plan.ranges(), [&](int64_t range, int64_t begin, int64_t end, int worker) {

@@ -44,7 +44,7 @@ class Wkv4Test : public OperatorTest {
     g.dw = gradient(vector, accumulate), g.du = gradient(vector, accumulate);
     g.dk = gradient(rows, accumulate), g.dv = gradient(rows, accumulate);
     g.partial_sums = make({2 * ctx.threads(), 2, f.w.count()});
-    g.states = make({ctx.threads(), kWkv4Segment, 3, kWkv4Block});
+    g.states = make({ctx.threads(), kWkv4Segment, 3, kWkv4Lanes});
     return g;
   }
 

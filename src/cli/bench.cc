@@ -25,7 +25,7 @@ double seconds_since(Clock::time_point start) {
 struct BenchFlags {
   std::string shape = "4:12:768:50277", dtype = "f32";
   std::shared_ptr<int> threads = std::make_shared<int>(0);
-  int64_t context = 512, batch = 4, tokens = 100, rounds = 5, megabytes = 1024;
+  int64_t context = 512, batch = 4, tokens = 200, rounds = 5, megabytes = 1024;
   bool checkpointing = false, json = false, profile = false, deterministic = false;
 };
 
@@ -133,37 +133,40 @@ int bench_decode(const BenchFlags& f) {
   int64_t next = 0;
   for (; next < 10; ++next) session.feed(tokens[next]);
   if (f.profile) session.context().profile = &profile;
-  // As many tokens as --tokens says, in pieces of a hundred with a measurement of the bandwidth between. A
-  // token's time is the median of its piece.
-  const int64_t piece = std::min<int64_t>(f.tokens, 100), pieces = (f.tokens + piece - 1) / piece;
+  // Twenty tokens and one measurement of the bandwidth in turns: the machine's speed changes within seconds.
   const int64_t read_bytes = f.megabytes << 20;
   measure_read_rate(pool, read_bytes);
   std::vector<double> read, times;
   const long long memory_before = process_memory().resident;
   Progress progress(stderr, {.title = "decode", .total = f.tokens});
-  for (int64_t i = 0; i < pieces && !stop_requested(); ++i) {
-    if (i < 50 || i % 20 == 0) read.push_back(measure_read_rate(pool, read_bytes));
-    std::vector<double> seconds;
-    for (int64_t t = 0; t < piece; ++t) {
-      const auto start = Clock::now();
-      session.feed(tokens[next++ % tokens.size()]);
-      seconds.push_back(seconds_since(start));
+  for (int64_t t = 0; t < f.tokens && !stop_requested(); ++t) {
+    if (t % 20 == 0) {
+      read.push_back(measure_read_rate(pool, read_bytes));
+      progress.update(t);
     }
-    times.push_back(median(seconds));
-    progress.update(std::min((i + 1) * piece, f.tokens), fmt::format("{:.1f} tokens/s", 1 / times.back()));
+    const auto start = Clock::now();
+    session.feed(tokens[next++ % tokens.size()]);
+    times.push_back(seconds_since(start));
   }
   progress.finish();
-  const double rate = 1 / median(times), bandwidth = median(read);
+  const auto rate_of = [&](size_t begin, size_t end) {
+    return 1 / median({times.begin() + static_cast<int64_t>(begin), times.begin() + static_cast<int64_t>(end)});
+  };
+  const double rate = rate_of(0, times.size()), bandwidth = median(read);
+  const size_t window = std::min<size_t>(times.size(), 100);  // the 100th token: the median of 51 to 150
+  const size_t first = std::min<size_t>(50, times.size() - window);
+  const double first_rate = rate_of(first, first + window), last_rate = rate_of(times.size() - window, times.size());
+  const long long growth = process_memory().resident - memory_before;
   Report report = make_report("decode", f, pool.threads(), rate, "read bandwidth", bandwidth / bytes);
   report.json["read_bandwidth"] = bandwidth;
   report.json["bytes_per_token"] = bytes;
-  report.json["tokens"] = pieces * piece;
-  report.json["first_rate"] = 1 / times.front();
-  report.json["last_rate"] = 1 / times.back();
-  report.json["memory_growth"] = process_memory().resident - memory_before;
-  report.text += fmt::format("{:.0f} MB per token at {:.1f} GB/s; tokens 1-{}: {:.1f}/s, the last {}: {:.1f}/s; memory grew by {}\n",
-                             bytes / 1e6, bandwidth / 1e9, piece, 1 / times.front(), piece, 1 / times.back(),
-                             format_bytes(static_cast<double>(process_memory().resident - memory_before)));
+  report.json["tokens"] = times.size();
+  report.json["first_rate"] = first_rate;
+  report.json["last_rate"] = last_rate;
+  report.json["memory_growth"] = growth;
+  report.text += fmt::format("{:.0f} MB per token at {:.1f} GB/s; around the 100th token {:.1f}/s, the last {}: {:.1f}/s; memory grew by {}\n",
+                             bytes / 1e6, bandwidth / 1e9, first_rate, window, last_rate,
+                             format_bytes(static_cast<double>(growth)));
   if (f.profile) print_profile(profile);
   print(report, f.json);
   return 0;

@@ -1,4 +1,4 @@
-// Reads use eight streams per thread: one stream does not fill the memory's bandwidth on every machine.
+// Reads use four streams per thread: one does not fill the memory's bandwidth on every machine.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "inspect/machine_limits.cc"
@@ -12,14 +12,15 @@ namespace rookery {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Sums `count` floats, a multiple of 8 vectors.
+// Sums `count` floats, a multiple of 4 vectors.
 float sum_streams(const float* HWY_RESTRICT p, int64_t count) {
-  constexpr int kStreams = 8;
+  constexpr int kStreams = 4;
   const FloatTag d;
   const int64_t length = count / kStreams;
   FloatVector sums[kStreams];
   for (auto& sum : sums) sum = hn::Zero(d);
   for (int64_t i = 0; i < length; i += float_lanes()) {
+    HWY_UNROLL(4)  // or the sums would live in memory
     for (int s = 0; s < kStreams; ++s) sums[s] = hn::Add(sums[s], hn::LoadU(d, p + s * length + i));
   }
   for (int s = 1; s < kStreams; ++s) sums[0] = hn::Add(sums[0], sums[s]);
@@ -48,8 +49,9 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Elements of a piece that one task reads: long streams, and a late thread costs one piece only.
-constexpr int64_t kPiece = int64_t{1} << 20;
+// Elements of a piece that one task reads: long streams, and a late thread costs one piece only. Not a power of
+// two: streams that far apart would fall into the same sets of the caches.
+constexpr int64_t kPiece = 4 * ((int64_t{1} << 18) + 1040);
 
 // Memory of the size asked for that was written once, so that every page exists.
 const Memory& warm_memory(int64_t bytes) {

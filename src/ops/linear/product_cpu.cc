@@ -6,6 +6,7 @@
 #include "hwy/foreach_target.h"  // must come before highway.h
 
 #include "core/simd-inl.h"
+#include "hwy/cache_control.h"
 #include "ops/linear/product_cpu.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -159,6 +160,8 @@ HWY_INLINE void dot_block(const W* HWY_RESTRICT weight, int64_t width, const flo
     HWY_UNROLL(4)
     for (int o = 0; o < kOutputs; ++o) {
       const auto w = load_weights(weight + o * width + i);
+      // The next block's row: a row is too short for the hardware to see the stream coming.
+      hwy::Prefetch(weight + (kOutputs + o) * width + i);
       HWY_UNROLL(4)
       for (int r = 0; r < kRows; ++r) sums[o][r] = hn::MulAdd(w, xs[r], sums[o][r]);
     }
@@ -308,7 +311,7 @@ void few_rows_product(const TensorView& x, const TensorView& weight, const float
   const int64_t outputs = weight.rows();
   // Pieces of some 128 KiB of weights: long streams, and a late thread costs one piece only.
   const int64_t row_bytes = std::max<int64_t>(weight.cols() * size_of(weight.dtype), 1);
-  const int64_t piece = std::max<int64_t>(((int64_t{128} << 10) / row_bytes + 3) / 4 * 4, 4);
+  const int64_t piece = std::max<int64_t>(((int64_t{64} << 10) / row_bytes + 3) / 4 * 4, 4);
   const int64_t pieces = (outputs + piece - 1) / piece;
   ctx.pool->run(pieces, [&](int64_t i, int) {
     HWY_DYNAMIC_DISPATCH(few_rows_panel)

@@ -124,6 +124,7 @@ HWY_INLINE void forward_block(const Wkv4Forward& g, const Wkv4Plan& plan, int64_
       }
     }
     for (int64_t t = segment.begin; t < segment.end; ++t) {
+      HWY_UNROLL(4)
       for (int j = 0; j < kVectors; ++j) {
         const int64_t at = t * width + j * lanes, left = n - j * lanes;
         const auto kt = load(k + at, left), vt = load(v + at, left);

@@ -1,5 +1,5 @@
-// rookery bench: what this machine can do, and what share of it each job reaches. Bound and rate are measured
-// in turns within one run, because a machine's speed changes from minute to minute.
+// rookery bench: what this machine can do, and what share of it each job reaches. Bound and rate
+// are measured in turns within one run, because a machine's speed changes from minute to minute.
 
 #include <chrono>
 #include <cstdio>
@@ -38,11 +38,18 @@ struct Report {
 Report make_report(const std::string& name, const BenchFlags& f, int threads, double rate,
                    const std::string& bound, double bound_rate) {
   Report report;
-  report.json = {{"name", name},   {"shape", f.shape},  {"dtype", f.dtype},
-                 {"threads", threads}, {"rate", rate},  {"bound", bound},
-                 {"bound_rate", bound_rate}, {"fraction", rate / bound_rate}, {"cpu", cpu_info().name}};
-  report.text = fmt::format("{} {} {} {} threads   {:.1f} tokens/s   {:.1f} % of the {} ({:.1f} tokens/s)\n", name,
-                            f.shape, f.dtype, threads, rate, 100 * rate / bound_rate, bound, bound_rate);
+  report.json = {{"name", name},
+                 {"shape", f.shape},
+                 {"dtype", f.dtype},
+                 {"threads", threads},
+                 {"rate", rate},
+                 {"bound", bound},
+                 {"bound_rate", bound_rate},
+                 {"fraction", rate / bound_rate},
+                 {"cpu", cpu_info().name}};
+  report.text = fmt::format(
+      "{} {} {} {} threads   {:.1f} tokens/s   {:.1f} % of the {} ({:.1f} tokens/s)\n", name,
+      f.shape, f.dtype, threads, rate, 100 * rate / bound_rate, bound, bound_rate);
   return report;
 }
 
@@ -54,12 +61,13 @@ void print_profile(const Profile& profile) {
   std::vector<std::pair<double, std::string>> entries;
   double total = 0;
   for (const auto& [name, entry] : profile.entries) {
-    entries.emplace_back(entry.seconds, fmt::format("{:28} {:8} calls {:9.3f} ms\n", name, entry.calls,
-                                                    1e3 * entry.seconds));
+    entries.emplace_back(entry.seconds, fmt::format("{:28} {:8} calls {:9.3f} ms\n", name,
+                                                    entry.calls, 1e3 * entry.seconds));
     total += entry.seconds;
   }
   std::sort(entries.rbegin(), entries.rend());
-  for (const auto& [seconds, line] : entries) fmt::print(stderr, "{:5.1f} %  {}", 100 * seconds / total, line);
+  for (const auto& [seconds, line] : entries)
+    fmt::print(stderr, "{:5.1f} %  {}", 100 * seconds / total, line);
 }
 
 // A dense model whose matrices products read as --dtype.
@@ -111,8 +119,8 @@ int bench_limits(const BenchFlags& f) {
       "copy            {:8.1f} GB/s   (read and written together)\n"
       "float32 matrix  {:8.1f} GFLOP/s\n"
       "bfloat16 matrix {:8.1f} GFLOP/s{}\n",
-      cpu_info().name, pool.threads(), read.size(), median(read) / 1e9, f.megabytes, median(copy) / 1e9,
-      median(f32) / 1e9, median(bf16) / 1e9,
+      cpu_info().name, pool.threads(), read.size(), median(read) / 1e9, f.megabytes,
+      median(copy) / 1e9, median(f32) / 1e9, median(bf16) / 1e9,
       cpu_info().amx_bf16        ? " (AMX)"
       : cpu_info().bf16_products ? " (AVX512-BF16)"
                                  : " (no instructions for it: by our own tiles)");
@@ -133,7 +141,8 @@ int bench_decode(const BenchFlags& f) {
   int64_t next = 0;
   for (; next < 10; ++next) session.feed(tokens[next]);
   if (f.profile) session.context().profile = &profile;
-  // Twenty tokens and one measurement of the bandwidth in turns: the machine's speed changes within seconds.
+  // Twenty tokens and one measurement of the bandwidth in turns: the machine's speed changes within
+  // seconds.
   const int64_t read_bytes = f.megabytes << 20;
   measure_read_rate(pool, read_bytes);
   std::vector<double> read, times;
@@ -150,23 +159,29 @@ int bench_decode(const BenchFlags& f) {
   }
   progress.finish();
   const auto rate_of = [&](size_t begin, size_t end) {
-    return 1 / median({times.begin() + static_cast<int64_t>(begin), times.begin() + static_cast<int64_t>(end)});
+    return 1 / median({times.begin() + static_cast<int64_t>(begin),
+                       times.begin() + static_cast<int64_t>(end)});
   };
   const double rate = rate_of(0, times.size()), bandwidth = median(read);
-  const size_t window = std::min<size_t>(times.size(), 100);  // the 100th token: the median of 51 to 150
+  const size_t window =
+      std::min<size_t>(times.size(), 100);  // the 100th token: the median of 51 to 150
   const size_t first = std::min<size_t>(50, times.size() - window);
-  const double first_rate = rate_of(first, first + window), last_rate = rate_of(times.size() - window, times.size());
+  const double first_rate = rate_of(first, first + window),
+               last_rate = rate_of(times.size() - window, times.size());
   const long long growth = process_memory().resident - memory_before;
-  Report report = make_report("decode", f, pool.threads(), rate, "read bandwidth", bandwidth / bytes);
+  Report report =
+      make_report("decode", f, pool.threads(), rate, "read bandwidth", bandwidth / bytes);
   report.json["read_bandwidth"] = bandwidth;
   report.json["bytes_per_token"] = bytes;
   report.json["tokens"] = times.size();
   report.json["first_rate"] = first_rate;
   report.json["last_rate"] = last_rate;
   report.json["memory_growth"] = growth;
-  report.text += fmt::format("{:.0f} MB per token at {:.1f} GB/s; around the 100th token {:.1f}/s, the last {}: {:.1f}/s; memory grew by {}\n",
-                             bytes / 1e6, bandwidth / 1e9, first_rate, window, last_rate,
-                             format_bytes(static_cast<double>(growth)));
+  report.text += fmt::format(
+      "{:.0f} MB per token at {:.1f} GB/s; around the 100th token {:.1f}/s, the last {}: {:.1f}/s; "
+      "memory grew by {}\n",
+      bytes / 1e6, bandwidth / 1e9, first_rate, window, last_rate,
+      format_bytes(static_cast<double>(growth)));
   if (f.profile) print_profile(profile);
   print(report, f.json);
   return 0;
@@ -174,7 +189,8 @@ int bench_decode(const BenchFlags& f) {
 
 // Runs `work` and a measurement of the product rate in turns; fills the medians.
 template <class Work>
-void in_turns(ThreadPool& pool, DType dtype, int64_t rounds, const Work& work, double& seconds, double& matrix_rate) {
+void in_turns(ThreadPool& pool, DType dtype, int64_t rounds, const Work& work, double& seconds,
+              double& matrix_rate) {
   std::vector<double> times, rates;
   for (int64_t i = 0; i < rounds; ++i) {
     rates.push_back(measure_product_rate(pool, dtype, 5));
@@ -197,27 +213,32 @@ int bench_train(const BenchFlags& f) {
   const ModelConfig config = parse_shape(f.shape);
   Trainer trainer(Model::initialised(config, {.scheme = "random"}, pool), options, pool);
   TrainingBatch batch{some_tokens(f.context * f.batch, config.vocabulary),
-                      some_tokens(f.context * f.batch, config.vocabulary), {0}};
+                      some_tokens(f.context * f.batch, config.vocabulary),
+                      {0}};
   for (int64_t i = 1; i <= f.batch; ++i) batch.offsets.push_back(i * f.context);
   trainer.step(std::span(&batch, 1));  // touches the memory
   Profile profile;
   if (f.profile) trainer.context().profile = &profile;
   double seconds = 0, matrix_rate = 0;
-  in_turns(pool, options.products, f.rounds, [&] { trainer.step(std::span(&batch, 1)); }, seconds, matrix_rate);
-  // Three products of the forward's size: the forward, the gradient of the input, that of the weight. With
-  // checkpointing the second forward is not counted: it is a cost, not work asked for.
+  in_turns(
+      pool, options.products, f.rounds, [&] { trainer.step(std::span(&batch, 1)); }, seconds,
+      matrix_rate);
+  // Three products of the forward's size: the forward, the gradient of the input, that of the
+  // weight. With checkpointing the second forward is not counted: it is a cost, not work asked for.
   const double flops = 3 * forward_flops_per_token(trainer.model());
   const double tokens = static_cast<double>(f.context * f.batch);
-  Report report = make_report("train", f, pool.threads(), tokens / seconds, f.dtype + " matrix rate", matrix_rate / flops);
+  Report report = make_report("train", f, pool.threads(), tokens / seconds,
+                              f.dtype + " matrix rate", matrix_rate / flops);
   report.json["context"] = f.context;
   report.json["batch"] = f.batch;
   report.json["matrix_rate"] = matrix_rate;
   report.json["flops_per_token"] = flops;
   report.json["seconds_per_step"] = seconds;
   report.json["peak_memory"] = process_memory().peak;
-  report.text += fmt::format("{} x {} tokens, {:.2f} s per step, {:.0f} of {:.0f} GFLOP/s, peak memory {}\n", f.batch, f.context,
-                             seconds, flops * tokens / seconds / 1e9, matrix_rate / 1e9,
-                             format_bytes(static_cast<double>(process_memory().peak)));
+  report.text +=
+      fmt::format("{} x {} tokens, {:.2f} s per step, {:.0f} of {:.0f} GFLOP/s, peak memory {}\n",
+                  f.batch, f.context, seconds, flops * tokens / seconds / 1e9, matrix_rate / 1e9,
+                  format_bytes(static_cast<double>(process_memory().peak)));
   if (f.profile) print_profile(profile);
   print(report, f.json);
   return 0;
@@ -233,18 +254,20 @@ int bench_prefill(const BenchFlags& f) {
   Profile profile;
   if (f.profile) session.context().profile = &profile;
   double seconds = 0, matrix_rate = 0;
-  in_turns(pool, dtype, f.rounds, [&] { session.feed(tokens); }, seconds, matrix_rate);
+  in_turns(
+      pool, dtype, f.rounds, [&] { session.feed(tokens); }, seconds, matrix_rate);
   // The head is asked for one row only.
   const double head = 2.0 * static_cast<double>(model.config().vocabulary * model.config().width);
-  const double flops = forward_flops_per_token(model) - head + head / static_cast<double>(f.context);
+  const double flops =
+      forward_flops_per_token(model) - head + head / static_cast<double>(f.context);
   const double rate = static_cast<double>(f.context) / seconds;
-  Report report = make_report("prefill", f, pool.threads(), rate, std::string(name_of(dtype)) + " matrix rate",
-                              matrix_rate / flops);
+  Report report = make_report("prefill", f, pool.threads(), rate,
+                              std::string(name_of(dtype)) + " matrix rate", matrix_rate / flops);
   report.json["context"] = f.context;
   report.json["matrix_rate"] = matrix_rate;
   report.json["flops_per_token"] = flops;
-  report.text += fmt::format("{} tokens in {:.3f} s, {:.0f} of {:.0f} GFLOP/s\n", f.context, seconds, flops * rate / 1e9,
-                             matrix_rate / 1e9);
+  report.text += fmt::format("{} tokens in {:.3f} s, {:.0f} of {:.0f} GFLOP/s\n", f.context,
+                             seconds, flops * rate / 1e9, matrix_rate / 1e9);
   if (f.profile) print_profile(profile);
   print(report, f.json);
   return 0;
@@ -263,10 +286,12 @@ int bench_wkv4(const BenchFlags& f) {
   const auto random = [&](const Shape& shape, double offset) {
     const Tensor tensor = ctx.make(shape);
     Random numbers(3, static_cast<uint64_t>(tensor.id));
-    for (int64_t i = 0; i < tensor.count(); ++i) tensor.as<float>()[i] = static_cast<float>(numbers.uniform() + offset);
+    for (int64_t i = 0; i < tensor.count(); ++i)
+      tensor.as<float>()[i] = static_cast<float>(numbers.uniform() + offset);
     return tensor;
   };
-  const Tensor w = random({width}, -1.5), u = random({width}, 0), k = random({rows, width}, 0), v = random({rows, width}, 0);
+  const Tensor w = random({width}, -1.5), u = random({width}, 0), k = random({rows, width}, 0),
+               v = random({rows, width}, 0);
   std::vector<int64_t> offsets, slots(f.batch, -1);
   for (int64_t i = 0; i <= f.batch; ++i) offsets.push_back(i * f.context);
   const Sequences sequences{f.batch, offsets.data(), slots.data(), slots.data()};
@@ -280,8 +305,8 @@ int bench_wkv4(const BenchFlags& f) {
   }
   // k and v read, y written, each once.
   const double bytes = 3.0 * 4.0 * static_cast<double>(width);
-  Report report = make_report("wkv4", f, pool.threads(), static_cast<double>(rows) / median(times), "copy bandwidth",
-                              median(copy) / bytes);
+  Report report = make_report("wkv4", f, pool.threads(), static_cast<double>(rows) / median(times),
+                              "copy bandwidth", median(copy) / bytes);
   report.json["context"] = f.context;
   report.json["batch"] = f.batch;
   report.json["copy_bandwidth"] = median(copy);
@@ -297,31 +322,39 @@ struct Bench {
 };
 
 constexpr Bench kBenches[] = {
-    {"limits", "Read and copy bandwidth, float32 and bfloat16 matrix rates", "rookery bench limits", bench_limits,
-     false, false, false, false, 0, 0},
+    {"limits", "Read and copy bandwidth, float32 and bfloat16 matrix rates", "rookery bench limits",
+     bench_limits, false, false, false, false, 0, 0},
     {"decode", "Tokens one by one, against the read bandwidth",
-     "rookery bench decode --shape 4:12:768:50277 --dtype f32 --threads 2", bench_decode, true, false, false, true, 0, 0},
-    {"prefill", "A prompt at once, against the matrix rate", "rookery bench prefill --shape 4:12:768:50277 --context 512",
-     bench_prefill, true, true, false, false, 512, 1},
+     "rookery bench decode --shape 4:12:768:50277 --dtype f32 --threads 2", bench_decode, true,
+     false, false, true, 0, 0},
+    {"prefill", "A prompt at once, against the matrix rate",
+     "rookery bench prefill --shape 4:12:768:50277 --context 512", bench_prefill, true, true, false,
+     false, 512, 1},
     {"train", "Training steps, against the matrix rate",
-     "rookery bench train --shape 4:12:768:50277 --context 512 --batch 4", bench_train, true, true, true, false, 512, 4},
+     "rookery bench train --shape 4:12:768:50277 --context 512 --batch 4", bench_train, true, true,
+     true, false, 512, 4},
     {"wkv4", "The WKV operator alone, forward, against the copy bandwidth",
-     "rookery bench wkv4 --shape 4:1:2048:256 --context 8192 --batch 1", bench_wkv4, true, true, true, false, 8192, 1},
+     "rookery bench wkv4 --shape 4:1:2048:256 --context 8192 --batch 1", bench_wkv4, true, true,
+     true, false, 8192, 1},
 };
 
 }  // namespace
 
 std::function<int()> add_bench(CLI::App& app) {
   CLI::App* verb = add_verb(app, "bench", "Measure speed, with the bound it is compared with",
-                            "  rookery bench limits\n  rookery bench decode --shape 4:12:768:50277 --dtype f32 --threads 2");
+                            "  rookery bench limits\n  rookery bench decode --shape 4:12:768:50277 "
+                            "--dtype f32 --threads 2");
   verb->require_subcommand(1);
-  auto chosen = std::make_shared<std::vector<std::tuple<CLI::App*, const Bench*, std::shared_ptr<BenchFlags>>>>();
+  auto chosen = std::make_shared<
+      std::vector<std::tuple<CLI::App*, const Bench*, std::shared_ptr<BenchFlags>>>>();
   for (const Bench& bench : kBenches) {
     CLI::App* sub = add_verb(*verb, bench.name, bench.what, std::string("  ") + bench.example);
     auto flags = std::make_shared<BenchFlags>();
     flags->context = bench.default_context;
     flags->batch = bench.default_batch;
-    sub->add_option("--threads", *flags->threads, "Threads; 0: one for each core")->check(CLI::Range(0, 1024))->capture_default_str();
+    sub->add_option("--threads", *flags->threads, "Threads; 0: one for each core")
+        ->check(CLI::Range(0, 1024))
+        ->capture_default_str();
     sub->add_flag("--json", flags->json, "Report as one JSON object");
     sub->add_option("--rounds", flags->rounds, "Measurements whose median is reported")
         ->check(CLI::Range(1, 1000))
@@ -330,21 +363,32 @@ std::function<int()> add_bench(CLI::App& app) {
         ->check(CLI::Range(8, 1 << 20))
         ->capture_default_str();
     if (bench.shape) {
-      sub->add_option("--shape", flags->shape, "GENERATION:LAYERS:WIDTH:VOCABULARY; random weights, no file")
+      sub->add_option("--shape", flags->shape,
+                      "GENERATION:LAYERS:WIDTH:VOCABULARY; random weights, no file")
           ->capture_default_str();
       sub->add_option("--dtype", flags->dtype, "Weights: f32, bf16, f16 (training: f32, bf16)")
           ->check(CLI::IsMember({"f32", "bf16", "f16"}))
           ->capture_default_str();
       sub->add_flag("--profile", flags->profile, "Time by operator, on standard error");
-      sub->add_flag("--deterministic", flags->deterministic, "Results that do not depend on the batch or the cutting");
+      sub->add_flag("--deterministic", flags->deterministic,
+                    "Results that do not depend on the batch or the cutting");
     }
-    if (bench.context) sub->add_option("--context", flags->context, "Tokens")->check(CLI::PositiveNumber)->capture_default_str();
-    if (bench.batch) sub->add_option("--batch", flags->batch, "Sequences")->check(CLI::PositiveNumber)->capture_default_str();
+    if (bench.context)
+      sub->add_option("--context", flags->context, "Tokens")
+          ->check(CLI::PositiveNumber)
+          ->capture_default_str();
+    if (bench.batch)
+      sub->add_option("--batch", flags->batch, "Sequences")
+          ->check(CLI::PositiveNumber)
+          ->capture_default_str();
     if (bench.run == bench_train) {
-      sub->add_flag("--gradient-checkpointing", flags->checkpointing, "Compute activations again on the way back");
+      sub->add_flag("--gradient-checkpointing", flags->checkpointing,
+                    "Compute activations again on the way back");
     }
     if (bench.tokens) {
-      sub->add_option("--tokens", flags->tokens, "Tokens to decode")->check(CLI::PositiveNumber)->capture_default_str();
+      sub->add_option("--tokens", flags->tokens, "Tokens to decode")
+          ->check(CLI::PositiveNumber)
+          ->capture_default_str();
     }
     chosen->emplace_back(sub, &bench, flags);
   }

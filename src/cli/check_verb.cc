@@ -19,7 +19,8 @@ struct CheckFlags {
 };
 
 // The inputs of the operator that differed, as float32, for whoever mends it.
-std::string save_inputs(const CheckFlags& flags, const std::string& op, const std::vector<NamedTensor>& inputs) {
+std::string save_inputs(const CheckFlags& flags, const std::string& op,
+                        const std::vector<NamedTensor>& inputs) {
   std::vector<Memory> memory;
   std::vector<StoredTensor> tensors;
   for (const NamedTensor& input : inputs) {
@@ -35,11 +36,13 @@ std::string save_inputs(const CheckFlags& flags, const std::string& op, const st
 
 int check_model(const CheckFlags& flags) {
   if (flags.device != "check:cpu") {
-    fail("--device {} is not possible: this program was built without CUDA; use check:cpu", flags.device);
+    fail("--device {} is not possible: this program was built without CUDA; use check:cpu",
+         flags.device);
   }
   ThreadPool pool(resolve_threads(*flags.threads));
-  Model model = flags.model.empty() ? Model::initialised(parse_shape(flags.shape), {.scheme = "random"}, pool)
-                                    : std::move(*load_model(flags.model, MatrixType::kF32).model);
+  Model model = flags.model.empty()
+                    ? Model::initialised(parse_shape(flags.shape), {.scheme = "random"}, pool)
+                    : std::move(*load_model(flags.model, MatrixType::kF32).model);
   const ModelConfig config = model.config();
   TrainOptions options;
   options.context = flags.context;
@@ -58,7 +61,8 @@ int check_model(const CheckFlags& flags) {
   Random random(11);
   for (int64_t i = 0; i < 2 * flags.context; ++i) {
     batch.tokens.push_back(static_cast<int32_t>(random.below(config.vocabulary)));
-    batch.targets.push_back(i % 9 == 8 ? -1 : static_cast<int32_t>(random.below(config.vocabulary)));
+    batch.targets.push_back(i % 9 == 8 ? -1
+                                       : static_cast<int32_t>(random.below(config.vocabulary)));
   }
   // Three sequences, one of a single token.
   batch.offsets = {0, 1, flags.context, 2 * flags.context};
@@ -73,7 +77,8 @@ int check_model(const CheckFlags& flags) {
     fail("{}\nThe operator's inputs are in {}", error.what(), saved);
   }
   if (flags.json) {
-    nlohmann::json json = {{"device", flags.device}, {"checked", checker.checked}, {"worst", checker.worst}};
+    nlohmann::json json = {
+        {"device", flags.device}, {"checked", checker.checked}, {"worst", checker.worst}};
     if (flags.tape) json["backward_order"] = backward;
     std::puts(json.dump().c_str());
     return 0;
@@ -81,7 +86,8 @@ int check_model(const CheckFlags& flags) {
   if (flags.tape) {
     for (const std::string& op : backward) fmt::print("{}\n", op);
   }
-  for (const auto& [op, worst] : checker.worst) fmt::print("{:28} {:6.2f} % of the tolerance\n", op, 100 * worst);
+  for (const auto& [op, worst] : checker.worst)
+    fmt::print("{:28} {:6.2f} % of the tolerance\n", op, 100 * worst);
   fmt::print("{} calls agree with their definitions\n", checker.checked);
   return 0;
 }
@@ -89,16 +95,24 @@ int check_model(const CheckFlags& flags) {
 }  // namespace
 
 std::function<int()> add_check(CLI::App& app) {
-  CLI::App* verb = add_verb(app, "check", "Run every operator of a training step beside its definition in double",
-                            "  rookery check --device check:cpu\n  rookery check model.safetensors --tape");
+  CLI::App* verb = add_verb(
+      app, "check", "Run every operator of a training step beside its definition in double",
+      "  rookery check --device check:cpu\n  rookery check model.safetensors --tape");
   auto flags = std::make_shared<CheckFlags>();
-  verb->add_option("model", flags->model, "Model file or folder (default: a random model of --shape)");
-  verb->add_option("--shape", flags->shape, "GENERATION:LAYERS:WIDTH:VOCABULARY; keep it small: definitions are slow")
+  verb->add_option("model", flags->model,
+                   "Model file or folder (default: a random model of --shape)");
+  verb->add_option("--shape", flags->shape,
+                   "GENERATION:LAYERS:WIDTH:VOCABULARY; keep it small: definitions are slow")
       ->capture_default_str();
   verb->add_option("--device", flags->device, "check:cpu")->capture_default_str();
-  verb->add_option("--dtype", flags->dtype, "Products: f32 or bf16")->check(CLI::IsMember({"f32", "bf16"}))->capture_default_str();
-  verb->add_option("--context", flags->context, "Tokens of each of two windows")->check(CLI::Range(1, 4096))->capture_default_str();
-  verb->add_option("-o,--out", flags->out, "Folder for the inputs of an operator that differs")->capture_default_str();
+  verb->add_option("--dtype", flags->dtype, "Products: f32 or bf16")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  verb->add_option("--context", flags->context, "Tokens of each of two windows")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  verb->add_option("-o,--out", flags->out, "Folder for the inputs of an operator that differs")
+      ->capture_default_str();
   verb->add_flag("--tape", flags->tape, "Print the operators in backward order");
   verb->add_flag("--json", flags->json, "Report as one JSON object");
   flags->threads = add_threads(*verb);

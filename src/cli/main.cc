@@ -11,20 +11,22 @@ namespace {
 
 using namespace rookery;
 
-constexpr cli::Verb kVerbs[] = {cli::add_generate, cli::add_train, cli::add_init,  cli::add_info,
+constexpr cli::Verb kVerbs[] = {cli::add_generate, cli::add_train, cli::add_init, cli::add_info,
                                 cli::add_logits,   cli::add_bench, cli::add_check};
 
 int run(int argc, char** argv) {
-  CLI::App app{"Trains and runs RWKV language models.\n\nExample:\n"
-               "  rookery train --data book.txt -o runs/book && rookery generate runs/book -p 'Once'"};
+  CLI::App app{
+      "Trains and runs RWKV language models.\n\nExample:\n"
+      "  rookery train --data book.txt -o runs/book && rookery generate runs/book -p 'Once'"};
   app.name("rookery");
   app.set_version_flag("--version", "rookery " ROOKERY_VERSION);
   app.require_subcommand(1);
   app.failure_message([](const CLI::App* which, const CLI::Error& error) {
     const CLI::App* verb = which;
     while (!verb->get_subcommands().empty()) verb = verb->get_subcommands().front();
-    const std::string help = verb->get_parent() == nullptr ? "rookery --help"
-                                                           : "rookery " + verb->get_name() + " --help";
+    const std::string help = verb->get_parent() == nullptr
+                                 ? "rookery --help"
+                                 : "rookery " + verb->get_name() + " --help";
     return std::string(error.what()) + "\nSee " + help + "\n";
   });
   std::vector<std::pair<CLI::App*, std::function<int()>>> verbs;
@@ -48,7 +50,8 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // A closed pipe is an error to report, or the end of a stream nobody reads; not a death without a word.
+  // A closed pipe is an error to report, or the end of a stream nobody reads; not a death without a
+  // word.
   std::signal(SIGPIPE, SIG_IGN);
   try {
     return run(argc, argv);

@@ -49,7 +49,8 @@ struct Run {
 
 std::span<const uint8_t> training_part(const TextData& text, const TrainOptions& options) {
   const auto count = static_cast<int64_t>(text.tokens.size());
-  const auto held_out = static_cast<int64_t>(options.validation_fraction * static_cast<double>(count));
+  const auto held_out =
+      static_cast<int64_t>(options.validation_fraction * static_cast<double>(count));
   // Held out only if a window fits: a text too small to validate is still a text to learn from.
   const int64_t kept = held_out > options.context ? count - held_out : count;
   return std::span(text.tokens).first(kept);
@@ -75,12 +76,14 @@ Model make_model(const TrainFlags& flags, ThreadPool& pool) {
   if (!flags.model.empty()) return std::move(*load_model(flags.model, MatrixType::kF32).model);
   InitOptions init{.scheme = flags.scheme, .seed = flags.options.seed};
   if (flags.scheme == "released") init.embedding_scale = flags.options.schedule.rate;
-  return Model::initialised(make_config(flags.generation, flags.layers, flags.width, 256), init, pool);
+  return Model::initialised(make_config(flags.generation, flags.layers, flags.width, 256), init,
+                            pool);
 }
 
 void require_bytes(const ModelConfig& config) {
   check(config.vocabulary == 256,
-        "the model's vocabulary is {}: this version trains on bytes, vocabulary 256", config.vocabulary);
+        "the model's vocabulary is {}: this version trains on bytes, vocabulary 256",
+        config.vocabulary);
 }
 
 // Steps that fit into the time, by a few steps of a model that is thrown away.
@@ -88,7 +91,8 @@ int64_t steps_in(const TrainFlags& flags, const TextData& text, ThreadPool& pool
   TrainOptions options = flags.options;
   options.schedule.total_steps = 1000;
   Trainer trainer(make_model(flags, pool), options, pool);
-  const Loader loader(training_part(text, options), {options.context, options.seed, options.reset_documents});
+  const Loader loader(training_part(text, options),
+                      {options.context, options.seed, options.reset_documents});
   trainer.step(loader);  // touches the memory for the first time
   std::vector<double> seconds;
   const auto start = Clock::now();
@@ -100,49 +104,56 @@ int64_t steps_in(const TrainFlags& flags, const TextData& text, ThreadPool& pool
   return std::max<int64_t>(static_cast<int64_t>(flags.minutes * 60 / median(seconds)), 10);
 }
 
-void dry_run(const TrainFlags& flags, const ModelConfig& config, const TrainOptions& options, int64_t steps,
-             ThreadPool& pool) {
+void dry_run(const TrainFlags& flags, const ModelConfig& config, const TrainOptions& options,
+             int64_t steps, ThreadPool& pool) {
   const MemoryPlan plan = plan_memory(config, options, pool);
   const Model model = Model::planned(config);
-  // The product library compiles its kernels when it is first called, and that is part of a run's memory.
+  // The product library compiles its kernels when it is first called, and that is part of a run's
+  // memory.
   measure_product_rate(pool, options.products, 1);
   const int64_t program = process_memory().resident;
   const double forward = forward_flops_per_token(model);
   const double per_step = 3 * forward * static_cast<double>(options.tokens_per_step());
   const int64_t total = plan.total() + program;
   if (flags.json) {
-    const nlohmann::json json = {
-        {"parameters", model.parameter_count()},
-        {"memory",
-         {{"weights", plan.weights},
-          {"bf16_weights", plan.low_weights},
-          {"gradients", plan.gradients},
-          {"moments", plan.moments},
-          {"activations", plan.activations},
-          {"activation_gradients", plan.activation_gradients},
-          {"program_and_data", program},
-          {"total", total}}},
-        {"flops_per_token", 3 * forward},
-        {"flops_per_step", per_step},
-        {"flops_total", per_step * static_cast<double>(steps)},
-        {"steps", steps},
-        {"tokens_per_step", options.tokens_per_step()}};
+    const nlohmann::json json = {{"parameters", model.parameter_count()},
+                                 {"memory",
+                                  {{"weights", plan.weights},
+                                   {"bf16_weights", plan.low_weights},
+                                   {"gradients", plan.gradients},
+                                   {"moments", plan.moments},
+                                   {"activations", plan.activations},
+                                   {"activation_gradients", plan.activation_gradients},
+                                   {"program_and_data", program},
+                                   {"total", total}}},
+                                 {"flops_per_token", 3 * forward},
+                                 {"flops_per_step", per_step},
+                                 {"flops_total", per_step * static_cast<double>(steps)},
+                                 {"steps", steps},
+                                 {"tokens_per_step", options.tokens_per_step()}};
     std::puts(json.dump().c_str());
     return;
   }
-  fmt::print("model        RWKV-{}, {} layers, width {}, vocabulary {}: {} parameters\n", config.generation,
-             config.layers, config.width, config.vocabulary, model.parameter_count());
-  fmt::print("step         {} windows of {} tokens x {} = {} tokens\n", options.batch, options.context,
-             options.accumulation, options.tokens_per_step());
-  fmt::print("computing    {} FLOP per token, {} per step, {} in {} steps\n", format_count(3 * forward),
-             format_count(per_step), format_count(per_step * static_cast<double>(steps)), steps);
-  fmt::print("memory       weights               {}\n", format_bytes(static_cast<double>(plan.weights)));
+  fmt::print("model        RWKV-{}, {} layers, width {}, vocabulary {}: {} parameters\n",
+             config.generation, config.layers, config.width, config.vocabulary,
+             model.parameter_count());
+  fmt::print("step         {} windows of {} tokens x {} = {} tokens\n", options.batch,
+             options.context, options.accumulation, options.tokens_per_step());
+  fmt::print("computing    {} FLOP per token, {} per step, {} in {} steps\n",
+             format_count(3 * forward), format_count(per_step),
+             format_count(per_step * static_cast<double>(steps)), steps);
+  fmt::print("memory       weights               {}\n",
+             format_bytes(static_cast<double>(plan.weights)));
   if (plan.low_weights > 0) {
-    fmt::print("             bfloat16 copies       {}\n", format_bytes(static_cast<double>(plan.low_weights)));
+    fmt::print("             bfloat16 copies       {}\n",
+               format_bytes(static_cast<double>(plan.low_weights)));
   }
-  fmt::print("             gradients             {}\n", format_bytes(static_cast<double>(plan.gradients)));
-  fmt::print("             Adam's moments        {}\n", format_bytes(static_cast<double>(plan.moments)));
-  fmt::print("             activations           {}\n", format_bytes(static_cast<double>(plan.activations)));
+  fmt::print("             gradients             {}\n",
+             format_bytes(static_cast<double>(plan.gradients)));
+  fmt::print("             Adam's moments        {}\n",
+             format_bytes(static_cast<double>(plan.moments)));
+  fmt::print("             activations           {}\n",
+             format_bytes(static_cast<double>(plan.activations)));
   fmt::print("             their gradients       {}\n",
              format_bytes(static_cast<double>(plan.activation_gradients)));
   fmt::print("             program, text         {}\n", format_bytes(static_cast<double>(program)));
@@ -154,9 +165,11 @@ class Loop {
   Loop(Run& run, const TrainFlags& flags, ThreadPool& pool)
       : run_(run),
         flags_(flags),
-        loader_(training_part(run.text, run.state.options),
-                {run.state.options.context, run.state.options.seed, run.state.options.reset_documents}),
-        metrics_(run.folder, run.trainer->steps_done() > 0 ? run.trainer->steps_done() : MetricsLog::kNewRun),
+        loader_(
+            training_part(run.text, run.state.options),
+            {run.state.options.context, run.state.options.seed, run.state.options.reset_documents}),
+        metrics_(run.folder,
+                 run.trainer->steps_done() > 0 ? run.trainer->steps_done() : MetricsLog::kNewRun),
         first_step_(run.trainer->steps_done()),
         last_step_(run.state.options.schedule.total_steps) {
     matrix_rate_ = measure_product_rate(pool, run.state.options.products, 3);
@@ -179,10 +192,13 @@ class Loop {
       loss_ = step == first_step_ + 1 ? result.loss : 0.95 * loss_ + 0.05 * result.loss;
       time_ = step == first_step_ + 1 ? seconds : 0.9 * time_ + 0.1 * seconds;
       last_loss_ = result.loss;
-      progress.update(step, fmt::format("loss {:.3f}  {:.3f} bits/byte  lr {:.2e}  |g| {:.2f}  {} tok/s  {:.0f}% of peak",
-                                        loss_, bits(loss_), result.learning_rate, result.gradient_norm,
-                                        format_count(static_cast<double>(tokens) / time_),
-                                        100 * flops / time_ / matrix_rate_));
+      progress.update(
+          step,
+          fmt::format(
+              "loss {:.3f}  {:.3f} bits/byte  lr {:.2e}  |g| {:.2f}  {} tok/s  {:.0f}% of peak",
+              loss_, bits(loss_), result.learning_rate, result.gradient_norm,
+              format_count(static_cast<double>(tokens) / time_),
+              100 * flops / time_ / matrix_rate_));
       std::vector<Metric> metrics{{"loss", result.loss},
                                   {"bits_per_byte", bits(result.loss)},
                                   {"learning_rate", result.learning_rate},
@@ -191,7 +207,8 @@ class Loop {
                                   {"matrix_share", flops / seconds / matrix_rate_},
                                   {"tokens", static_cast<double>(run_.state.tokens_seen)}};
       const bool last = step == last_step_;
-      if (!run_.validation.empty() && (last || (flags_.validate_every > 0 && step % flags_.validate_every == 0))) {
+      if (!run_.validation.empty() &&
+          (last || (flags_.validate_every > 0 && step % flags_.validate_every == 0))) {
         run_.state.validation_loss = trainer.evaluate(run_.validation);
         metrics.push_back({"validation_loss", run_.state.validation_loss});
         metrics.push_back({"validation_bits_per_byte", bits(run_.state.validation_loss)});
@@ -199,11 +216,13 @@ class Loop {
                                      run_.state.validation_loss, bits(run_.state.validation_loss)));
       }
       metrics_.record(step, metrics);
-      if (!last && run_.state.checkpoint_every > 0 && step % run_.state.checkpoint_every == 0) save();
+      if (!last && run_.state.checkpoint_every > 0 && step % run_.state.checkpoint_every == 0)
+        save();
     }
     progress.finish();
     if (run_.state.step > first_step_ || saved_.empty()) save();
-    if (run_.state.step == last_step_) save_model(run_.folder / "model.safetensors", trainer.model(), run_.state);
+    if (run_.state.step == last_step_)
+      save_model(run_.folder / "model.safetensors", trainer.model(), run_.state);
   }
 
   nlohmann::json summary() const {
@@ -217,9 +236,10 @@ class Loop {
             {"bits_per_byte", bits(loss_)},
             {"validation_loss", run_.state.validation_loss},
             {"validation_bits_per_byte", bits(run_.state.validation_loss)},
-            {"tokens_per_second", step_seconds_ > 0 ? static_cast<double>(steps * run_.state.options.tokens_per_step()) /
-                                                          step_seconds_
-                                                    : 0.0},
+            {"tokens_per_second",
+             step_seconds_ > 0
+                 ? static_cast<double>(steps * run_.state.options.tokens_per_step()) / step_seconds_
+                 : 0.0},
             {"seconds", step_seconds_},
             {"checkpoint", saved_.string()},
             {"peak_memory", process_memory().peak}};
@@ -248,15 +268,19 @@ int run_training(Run& run, const TrainFlags& flags, ThreadPool& pool) {
     return 0;
   }
   const bool finished = summary.at("finished");
-  fmt::print("{} at step {} of {}: {} parameters, {} bytes seen, training {:.3f} bits/byte", finished ? "Done" : "Stopped",
-             run.state.step, run.state.options.schedule.total_steps, summary.at("parameters").get<int64_t>(),
-             format_count(static_cast<double>(run.state.tokens_seen)), summary.at("bits_per_byte").get<double>());
-  if (run.state.validation_loss > 0) fmt::print(", validation {:.3f}", bits(run.state.validation_loss));
-  fmt::print(", {} tokens/s\nCheckpoint: {}\n", format_count(summary.at("tokens_per_second").get<double>()),
+  fmt::print("{} at step {} of {}: {} parameters, {} bytes seen, training {:.3f} bits/byte",
+             finished ? "Done" : "Stopped", run.state.step, run.state.options.schedule.total_steps,
+             summary.at("parameters").get<int64_t>(),
+             format_count(static_cast<double>(run.state.tokens_seen)),
+             summary.at("bits_per_byte").get<double>());
+  if (run.state.validation_loss > 0)
+    fmt::print(", validation {:.3f}", bits(run.state.validation_loss));
+  fmt::print(", {} tokens/s\nCheckpoint: {}\n",
+             format_count(summary.at("tokens_per_second").get<double>()),
              summary.at("checkpoint").get<std::string>());
   if (finished) {
-    fmt::print("Model:      {}\nTry:        rookery generate {}\n", (run.folder / "model.safetensors").string(),
-               run.folder.string());
+    fmt::print("Model:      {}\nTry:        rookery generate {}\n",
+               (run.folder / "model.safetensors").string(), run.folder.string());
   } else {
     fmt::print("Go on with: rookery train --resume {}\n", run.folder.string());
   }
@@ -276,20 +300,23 @@ int train_anew(TrainFlags& flags) {
   Run run;
   if (!flags.data.empty()) {
     run.text = read_text(std::vector<std::filesystem::path>(flags.data.begin(), flags.data.end()));
-    options.reset_documents =
-        flags.reset_documents == "on" || (flags.reset_documents == "auto" && run.text.has_documents);
+    options.reset_documents = flags.reset_documents == "on" ||
+                              (flags.reset_documents == "auto" && run.text.has_documents);
   }
   if (flags.dry_run) {
     validate(options);
-    const ModelConfig config = flags.model.empty() ? make_config(flags.generation, flags.layers, flags.width, 256)
-                                                   : load_model(flags.model, MatrixType::kF32).model->config();
+    const ModelConfig config = flags.model.empty()
+                                   ? make_config(flags.generation, flags.layers, flags.width, 256)
+                                   : load_model(flags.model, MatrixType::kF32).model->config();
     require_bytes(config);
     dry_run(flags, config, options, flags.steps, pool);
     return 0;
   }
   run.folder = flags.out;
-  check(list_checkpoints(run.folder).empty() && !std::filesystem::exists(run.folder / "model.safetensors"),
-        "the folder '{}' holds a run already: go on with --resume {}, or choose another --out", flags.out, flags.out);
+  check(list_checkpoints(run.folder).empty() &&
+            !std::filesystem::exists(run.folder / "model.safetensors"),
+        "the folder '{}' holds a run already: go on with --resume {}, or choose another --out",
+        flags.out, flags.out);
   if (flags.minutes > 0) {
     options.schedule.warmup_steps = std::min<int64_t>(options.schedule.warmup_steps, 1000);
     flags.steps = options.schedule.total_steps = steps_in(flags, run.text, pool);
@@ -309,14 +336,16 @@ int train_anew(TrainFlags& flags) {
 }
 
 int resume(TrainFlags& flags, const CLI::App& verb) {
-  // What decides the numbers comes from the checkpoint; saying it again, perhaps differently, is a mistake.
-  static constexpr const char* kAllowed[] = {"--resume", "--data", "--steps", "--threads", "--json",
-                                             "--validation-windows"};
+  // What decides the numbers comes from the checkpoint; saying it again, perhaps differently, is a
+  // mistake.
+  static constexpr const char* kAllowed[] = {"--resume",  "--data", "--steps",
+                                             "--threads", "--json", "--validation-windows"};
   for (const CLI::Option* option : verb.get_options()) {
     const std::string name = option->get_name();
     if (option->count() == 0) continue;
     check(std::find(std::begin(kAllowed), std::end(kAllowed), name) != std::end(kAllowed),
-          "{} cannot be given with --resume: the run goes on as it began (only --data, --steps, --threads, "
+          "{} cannot be given with --resume: the run goes on as it began (only --data, --steps, "
+          "--threads, "
           "--json and --validation-windows may be)",
           name);
   }
@@ -325,14 +354,16 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
   std::filesystem::path file = flags.resume;
   if (std::filesystem::is_directory(file)) {
     const auto checkpoints = list_checkpoints(file);
-    check(!checkpoints.empty(), "the folder '{}' holds no checkpoint-*.safetensors to go on from", flags.resume);
+    check(!checkpoints.empty(), "the folder '{}' holds no checkpoint-*.safetensors to go on from",
+          flags.resume);
     file = checkpoints.back();
   }
   run.folder = file.parent_path().empty() ? "." : file.parent_path();
   Resumed resumed = load_checkpoint(file, pool);
   run.state = resumed.run;
   run.trainer = std::move(resumed.trainer);
-  if (verb.get_option("--steps")->count() > 0 && flags.steps != run.state.options.schedule.total_steps) {
+  if (verb.get_option("--steps")->count() > 0 &&
+      flags.steps != run.state.options.schedule.total_steps) {
     // A longer run is another schedule from here on.
     run.state.options.schedule.total_steps = flags.steps;
     validate(run.state.options);
@@ -341,12 +372,15 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
   const auto& files = flags.data.empty() ? run.state.data_files : flags.data;
   run.text = read_text(std::vector<std::filesystem::path>(files.begin(), files.end()));
   check(run.text.hash == run.state.data_hash,
-        "the text is not the one this run began with ({}): resume with the same --data, or start anew with --model",
+        "the text is not the one this run began with ({}): resume with the same --data, or start "
+        "anew with --model",
         fmt::join(run.state.data_files, ", "));
   flags.validate_every = run.state.validate_every;
   if (run.state.step >= run.state.options.schedule.total_steps) {
-    fmt::print(stderr, "This run is at its last step, {}: give a larger --steps to go on.\n", run.state.step);
-    if (flags.json) std::puts(nlohmann::json{{"step", run.state.step}, {"finished", true}}.dump().c_str());
+    fmt::print(stderr, "This run is at its last step, {}: give a larger --steps to go on.\n",
+               run.state.step);
+    if (flags.json)
+      std::puts(nlohmann::json{{"step", run.state.step}, {"finished", true}}.dump().c_str());
     return 0;
   }
   return run_training(run, flags, pool);
@@ -355,9 +389,10 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
 }  // namespace
 
 std::function<int()> add_train(CLI::App& app) {
-  CLI::App* verb = add_verb(app, "train", "Train a model on text, from scratch, from a model, or on from a checkpoint",
-                            "  rookery train --data book.txt -o runs/book --minutes 5\n"
-                            "  rookery train --resume runs/book --steps 20000");
+  CLI::App* verb = add_verb(
+      app, "train", "Train a model on text, from scratch, from a model, or on from a checkpoint",
+      "  rookery train --data book.txt -o runs/book --minutes 5\n"
+      "  rookery train --resume runs/book --steps 20000");
   auto flags = std::make_shared<TrainFlags>();
   TrainFlags& f = *flags;
   TrainOptions& o = f.options;
@@ -366,30 +401,49 @@ std::function<int()> add_train(CLI::App& app) {
   o.schedule.warmup_steps = 50;
   o.batch = 16;
 
-  const std::string input = "Text and where to", model = "Model", step = "Step", rate = "Learning rate",
-                    adam = "Optimizer", habits = "Checkpoints and reports";
+  const std::string input = "Text and where to", model = "Model", step = "Step",
+                    rate = "Learning rate", adam = "Optimizer", habits = "Checkpoints and reports";
   verb->add_option("--data", f.data,
-                   "Text files; a line <|endoftext|> ends a document, as does the end of one of several files")
+                   "Text files; a line <|endoftext|> ends a document, as does the end of one of "
+                   "several files")
       ->group(input);
-  verb->add_option("-o,--out", f.out, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, model")
+  verb->add_option("-o,--out", f.out,
+                   "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, model")
       ->group(input);
-  verb->add_option("--resume", f.resume, "Go on bit for bit from this run's newest checkpoint, or from this file")
+  verb->add_option("--resume", f.resume,
+                   "Go on bit for bit from this run's newest checkpoint, or from this file")
       ->group(input);
 
-  verb->add_option("--model", f.model, "Start from this model instead of a fresh one")->group(model);
-  verb->add_option("--generation", f.generation, "RWKV generation")->capture_default_str()->group(model);
+  verb->add_option("--model", f.model, "Start from this model instead of a fresh one")
+      ->group(model);
+  verb->add_option("--generation", f.generation, "RWKV generation")
+      ->capture_default_str()
+      ->group(model);
   verb->add_option("--layers", f.layers, "Layers")->capture_default_str()->group(model);
-  verb->add_option("--width", f.width, "Width of the embedding")->capture_default_str()->group(model);
-  verb->add_option("--init", f.scheme, "Initialisation: released (the public code's), paper, random")
+  verb->add_option("--width", f.width, "Width of the embedding")
+      ->capture_default_str()
+      ->group(model);
+  verb->add_option("--init", f.scheme,
+                   "Initialisation: released (the public code's), paper, random")
       ->check(CLI::IsMember({"released", "paper", "random"}))
       ->capture_default_str()
       ->group(model);
 
-  verb->add_option("--context", o.context, "Tokens of a window")->capture_default_str()->group(step);
-  verb->add_option("--batch", o.batch, "Windows of a micro-batch")->capture_default_str()->group(step);
-  verb->add_option("--accumulate", o.accumulation, "Micro-batches of a step")->capture_default_str()->group(step);
-  verb->add_option("--steps", f.steps, "Steps")->check(CLI::PositiveNumber)->capture_default_str()->group(step);
-  verb->add_option("--minutes", f.minutes, "As many steps as fit into this time, instead of --steps")
+  verb->add_option("--context", o.context, "Tokens of a window")
+      ->capture_default_str()
+      ->group(step);
+  verb->add_option("--batch", o.batch, "Windows of a micro-batch")
+      ->capture_default_str()
+      ->group(step);
+  verb->add_option("--accumulate", o.accumulation, "Micro-batches of a step")
+      ->capture_default_str()
+      ->group(step);
+  verb->add_option("--steps", f.steps, "Steps")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group(step);
+  verb->add_option("--minutes", f.minutes,
+                   "As many steps as fit into this time, instead of --steps")
       ->check(CLI::PositiveNumber)
       ->excludes("--steps")
       ->group(step);
@@ -398,17 +452,26 @@ std::function<int()> add_train(CLI::App& app) {
       ->capture_default_str()
       ->group(step);
   verb->add_flag("--gradient-checkpointing", o.gradient_checkpointing,
-                 "Keep each layer's input only and compute the rest again: a third slower, far less memory")
+                 "Keep each layer's input only and compute the rest again: a third slower, far "
+                 "less memory")
       ->group(step);
   verb->add_option("--reset-documents", f.reset_documents,
-                   "Start every document from an empty state: on, off, auto (on for text with document marks)")
+                   "Start every document from an empty state: on, off, auto (on for text with "
+                   "document marks)")
       ->check(CLI::IsMember({"auto", "on", "off"}))
       ->capture_default_str()
       ->group(step);
-  verb->add_option("--dropout", o.dropout, "Dropout of each block's two outputs")->capture_default_str()->group(step);
-  verb->add_option("--l2wrap", o.l2wrap, "Pull of the largest logit towards zero")->capture_default_str()->group(step);
-  verb->add_option("--seed", o.seed, "Seed of initialisation, order and dropout")->capture_default_str()->group(step);
-  verb->add_option("--threads", *(f.threads = std::make_shared<int>(0)), "Threads; 0: one for each core")
+  verb->add_option("--dropout", o.dropout, "Dropout of each block's two outputs")
+      ->capture_default_str()
+      ->group(step);
+  verb->add_option("--l2wrap", o.l2wrap, "Pull of the largest logit towards zero")
+      ->capture_default_str()
+      ->group(step);
+  verb->add_option("--seed", o.seed, "Seed of initialisation, order and dropout")
+      ->capture_default_str()
+      ->group(step);
+  verb->add_option("--threads", *(f.threads = std::make_shared<int>(0)),
+                   "Threads; 0: one for each core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str()
       ->group(step);
@@ -417,8 +480,12 @@ std::function<int()> add_train(CLI::App& app) {
       ->check(CLI::IsMember({"cosine", "constant-exponential", "constant"}))
       ->capture_default_str()
       ->group(rate);
-  verb->add_option("--learning-rate", o.schedule.rate, "Initial rate")->capture_default_str()->group(rate);
-  verb->add_option("--final-learning-rate", o.schedule.final_rate, "Rate at the end")->capture_default_str()->group(rate);
+  verb->add_option("--learning-rate", o.schedule.rate, "Initial rate")
+      ->capture_default_str()
+      ->group(rate);
+  verb->add_option("--final-learning-rate", o.schedule.final_rate, "Rate at the end")
+      ->capture_default_str()
+      ->group(rate);
   verb->add_option("--warmup", o.schedule.warmup_steps, "Steps of warm-up, at most a tenth of all")
       ->capture_default_str()
       ->group(rate);
@@ -431,15 +498,25 @@ std::function<int()> add_train(CLI::App& app) {
       ->check(CLI::IsMember({"adamw", "adam"}))
       ->capture_default_str()
       ->group(adam);
-  verb->add_option("--beta1", o.optimizer.beta1, "Adam's beta 1")->capture_default_str()->group(adam);
-  verb->add_option("--beta2", o.optimizer.beta2, "Adam's beta 2")->capture_default_str()->group(adam);
-  verb->add_option("--adam-epsilon", o.optimizer.epsilon, "Adam's epsilon")->capture_default_str()->group(adam);
-  verb->add_option("--weight-decay", o.optimizer.weight_decay, "Weight decay of matrices")->capture_default_str()->group(adam);
-  verb->add_option("--clip", o.optimizer.clip, "Largest global norm of the gradient; 0: no clipping")
+  verb->add_option("--beta1", o.optimizer.beta1, "Adam's beta 1")
+      ->capture_default_str()
+      ->group(adam);
+  verb->add_option("--beta2", o.optimizer.beta2, "Adam's beta 2")
+      ->capture_default_str()
+      ->group(adam);
+  verb->add_option("--adam-epsilon", o.optimizer.epsilon, "Adam's epsilon")
+      ->capture_default_str()
+      ->group(adam);
+  verb->add_option("--weight-decay", o.optimizer.weight_decay, "Weight decay of matrices")
+      ->capture_default_str()
+      ->group(adam);
+  verb->add_option("--clip", o.optimizer.clip,
+                   "Largest global norm of the gradient; 0: no clipping")
       ->capture_default_str()
       ->group(adam);
 
-  verb->add_option("--checkpoint-every", f.checkpoint_every, "Steps between checkpoints; 0: only at the end")
+  verb->add_option("--checkpoint-every", f.checkpoint_every,
+                   "Steps between checkpoints; 0: only at the end")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str()
       ->group(habits);
@@ -447,20 +524,24 @@ std::function<int()> add_train(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str()
       ->group(habits);
-  verb->add_option("--validate-every", f.validate_every, "Steps between validations; 0: only at the end")
+  verb->add_option("--validate-every", f.validate_every,
+                   "Steps between validations; 0: only at the end")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str()
       ->group(habits);
-  verb->add_option("--validation-fraction", o.validation_fraction, "Part of the text, from its end, that is held out")
+  verb->add_option("--validation-fraction", o.validation_fraction,
+                   "Part of the text, from its end, that is held out")
       ->capture_default_str()
       ->group(habits);
   verb->add_option("--validation-windows", f.validation_windows, "Most windows of one validation")
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
       ->group(habits);
-  verb->add_flag("--dry-run", f.dry_run, "Print parameters, memory and FLOPs, and do nothing")->group(habits);
+  verb->add_flag("--dry-run", f.dry_run, "Print parameters, memory and FLOPs, and do nothing")
+      ->group(habits);
   verb->add_flag("--json", f.json, "Report as one JSON object")->group(habits);
-  return [flags, verb] { return flags->resume.empty() ? train_anew(*flags) : resume(*flags, *verb); };
+  return
+      [flags, verb] { return flags->resume.empty() ? train_anew(*flags) : resume(*flags, *verb); };
 }
 
 }  // namespace rookery::cli

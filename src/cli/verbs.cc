@@ -68,8 +68,8 @@ std::filesystem::path find_model_file(const std::string& path) {
   const fs::path whole = fs::path(path) / "model.safetensors";
   const std::vector<fs::path> checkpoints = list_checkpoints(path);
   // A finished run may have gone on since it wrote its model.
-  if (fs::exists(whole) &&
-      (checkpoints.empty() || fs::last_write_time(checkpoints.back()) <= fs::last_write_time(whole))) {
+  if (fs::exists(whole) && (checkpoints.empty() || fs::last_write_time(checkpoints.back()) <=
+                                                       fs::last_write_time(whole))) {
     return whole;
   }
   check(

@@ -24,7 +24,8 @@ Memory::Memory(int64_t bytes) {
   const int64_t mapped = huge ? rounded + kHugePage : rounded;
   void* p = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   check(p != MAP_FAILED,
-        "the system has no {:.1f} MiB of memory left: use a smaller model, batch or context", bytes / 1048576.0);
+        "the system has no {:.1f} MiB of memory left: use a smaller model, batch or context",
+        bytes / 1048576.0);
   if (huge) {  // keep a part that starts on a huge page
     const auto start = reinterpret_cast<uintptr_t>(p);
     const auto aligned = static_cast<uintptr_t>(round_up(static_cast<int64_t>(start), kHugePage));

@@ -1,5 +1,5 @@
-// Memory for the values of one step. Allocation moves a pointer; release() goes back to a mark; reset()
-// goes back to the start, so that every step of the same shape sees the same addresses.
+// Memory for the values of one step. Allocation moves a pointer; release() goes back to a mark;
+// reset() goes back to the start, so that every step of the same shape sees the same addresses.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,9 @@
 
 namespace rookery {
 
-// Zeroed memory straight from the system, in huge pages where the system has them (a model's weights
-// are read end to end for every token: with 4 KiB pages the TLB would be the limit). Move-only.
+// Zeroed memory straight from the system, in huge pages where the system has them (a model's
+// weights are read end to end for every token: with 4 KiB pages the TLB would be the limit).
+// Move-only.
 class Memory {
  public:
   Memory() = default;
@@ -54,9 +55,9 @@ class Arena {
  private:
   bool planning_;
   std::vector<Memory> blocks_;
-  size_t block_ = 0;   // the block in use
-  int64_t used_ = 0;   // bytes used of it
-  int64_t full_ = 0;   // bytes of the blocks before it
+  size_t block_ = 0;  // the block in use
+  int64_t used_ = 0;  // bytes used of it
+  int64_t full_ = 0;  // bytes of the blocks before it
   int64_t peak_ = 0;
 };
 

@@ -7,11 +7,16 @@ namespace {
 
 double load(const void* data, DType dtype, int64_t i) {
   switch (dtype) {
-    case DType::kF32: return static_cast<const float*>(data)[i];
-    case DType::kF16: return to_float(static_cast<const Float16*>(data)[i]);
-    case DType::kBF16: return to_float(static_cast<const BFloat16*>(data)[i]);
-    case DType::kF64: return static_cast<const double*>(data)[i];
-    case DType::kC128: return static_cast<const std::complex<double>*>(data)[i].real();
+    case DType::kF32:
+      return static_cast<const float*>(data)[i];
+    case DType::kF16:
+      return to_float(static_cast<const Float16*>(data)[i]);
+    case DType::kBF16:
+      return to_float(static_cast<const BFloat16*>(data)[i]);
+    case DType::kF64:
+      return static_cast<const double*>(data)[i];
+    case DType::kC128:
+      return static_cast<const std::complex<double>*>(data)[i].real();
   }
   return 0;
 }
@@ -46,7 +51,8 @@ double compare_elements(const std::string& what, const std::vector<double>& actu
     const double difference = std::abs(actual[i] - expected[i]);
     const bool same_infinity = std::isinf(expected[i]) && actual[i] == expected[i];
     check(same_infinity || difference <= tolerance,  // written so that NaN fails
-          "{}: element {} of {} is {:.9g}, expected {:.9g}; the difference {:.3g} is more than rounding "
+          "{}: element {} of {} is {:.9g}, expected {:.9g}; the difference {:.3g} is more than "
+          "rounding "
           "explains ({:.3g})",
           what, i, actual.size(), actual[i], expected[i], difference, tolerance);
     if (!same_infinity) worst = std::max(worst, difference / tolerance);

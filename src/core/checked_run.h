@@ -1,7 +1,7 @@
 // Running an operator beside its definition: what --device check:* and every operator's test use.
-// A forward is compared with `ref` in double; a backward with the complex step: perturb an input by i * 1e-100,
-// run `ref` in complex<double>, and the imaginary part of <dy, y> is the derivative, exact to the last digit
-// because nothing is subtracted (Squire and Trapp 1998).
+// A forward is compared with `ref` in double; a backward with the complex step: perturb an input by
+// i * 1e-100, run `ref` in complex<double>, and the imaginary part of <dy, y> is the derivative,
+// exact to the last digit because nothing is subtracted (Squire and Trapp 1998).
 #pragma once
 
 #include <cmath>
@@ -23,13 +23,13 @@ double element(const TensorView& view, int64_t i);
 std::vector<double> elements(const TensorView& view);
 std::vector<double> elements(const StateView& view);
 
-// Throws Error unless every |actual - expected| <= tolerance; NaN is a difference. Returns the largest
-// difference as a share of the tolerance.
+// Throws Error unless every |actual - expected| <= tolerance; NaN is a difference. Returns the
+// largest difference as a share of the tolerance.
 double compare_elements(const std::string& what, const std::vector<double>& actual,
                         const std::vector<double>& expected, double tolerance);
 
-// What rounding may do to a result: a few units in the last place for each of `terms` independent errors,
-// at the scale of the tensor's largest number.
+// What rounding may do to a result: a few units in the last place for each of `terms` independent
+// errors, at the scale of the tensor's largest number.
 double rounding_tolerance(double epsilon, double terms, double scale);
 double largest(const std::vector<double>& values);
 double norm(const std::vector<double>& values);
@@ -155,11 +155,11 @@ class CheckedForward {
     double& worst = checker.worst[op];
     try {
       for (const NamedTensor& actual : views.outputs) {
-        const double epsilon =
-            std::max(shadow_.epsilon, size_of(actual.view.dtype) < 4 ? epsilon_of(actual.view.dtype) : 0.0);
-        worst = std::max(worst, compare_one(op + ": " + actual.name, elements(actual.view),
-                                            elements(shadow_.outputs.at(actual.name)), epsilon,
-                                            args.terms()));
+        const double epsilon = std::max(
+            shadow_.epsilon, size_of(actual.view.dtype) < 4 ? epsilon_of(actual.view.dtype) : 0.0);
+        worst = std::max(
+            worst, compare_one(op + ": " + actual.name, elements(actual.view),
+                               elements(shadow_.outputs.at(actual.name)), epsilon, args.terms()));
       }
       for (const auto& [name, actual] : views.states_out) {
         worst = std::max(worst, compare_one(op + ": state " + name, elements(actual),

@@ -16,7 +16,8 @@ std::vector<Tensor> Context::layer(std::vector<Tensor> inputs, Layer body) {
     const std::vector<Tensor> results = body(inputs);
     for (size_t i = 0; i < results.size(); ++i) {
       assert(results[i].shape == outputs[i].shape);
-      if (device != Device::kMeta) std::memcpy(outputs[i].data, results[i].data, outputs[i].bytes());
+      if (device != Device::kMeta)
+        std::memcpy(outputs[i].data, results[i].data, outputs[i].bytes());
     }
   }
   tape = outer;

@@ -1,4 +1,5 @@
-// What an operator needs besides its arguments: where to run, memory, threads, and the tape when training.
+// What an operator needs besides its arguments: where to run, memory, threads, and the tape when
+// training.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +19,8 @@
 namespace rookery {
 
 enum class Device : uint8_t {
-  kMeta,  // shapes and memory only: nothing is computed. How --dry-run knows what training will need.
+  kMeta,  // shapes and memory only: nothing is computed. How --dry-run knows what training will
+          // need.
   kRef,   // the definitions, in double or complex<double>
   kCpu,
   kCuda,
@@ -30,8 +32,9 @@ struct NamedTensor {
   TensorView view;
 };
 
-// --device check:cpu. Each operator runs twice, on the device and by its definition in double; a backward is
-// compared with the complex step along a random direction. The first that differs throws Error.
+// --device check:cpu. Each operator runs twice, on the device and by its definition in double; a
+// backward is compared with the complex step along a random direction. The first that differs
+// throws Error.
 struct Checker {
   int64_t checked = 0;
   uint64_t seed = 1;
@@ -59,8 +62,8 @@ struct Context {
   Tape* tape = nullptr;        // null: nothing is recorded
   Checker* checker = nullptr;  // null: operators run once
   Profile* profile = nullptr;
-  // A sequence's numbers do not depend on its neighbours in the batch or on the cutting of its prompt:
-  // WKV runs token by token and products use our own tiles.
+  // A sequence's numbers do not depend on its neighbours in the batch or on the cutting of its
+  // prompt: WKV runs token by token and products use our own tiles.
   bool deterministic = false;
   // While recording: keep only the inputs of each layer and compute the rest again on the way back.
   bool gradient_checkpointing = false;
@@ -69,9 +72,7 @@ struct Context {
   uint64_t random_stream = 0;
 
   Tensor make(const Shape& shape) { return make(shape, dtype); }
-  Tensor make(const Shape& shape, DType type) {
-    return {arena->make(shape, type), ++last_id};
-  }
+  Tensor make(const Shape& shape, DType type) { return {arena->make(shape, type), ++last_id}; }
   // Ids start at 1; parameters take theirs from here, too.
   int64_t last_id = 0;
 
@@ -81,13 +82,15 @@ struct Context {
   template <class F>
   void record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs, F backward) {
     if (tape == nullptr) return;
-    if (std::none_of(inputs.begin(), inputs.end(), [](const Tensor& t) { return t.id != 0; })) return;
+    if (std::none_of(inputs.begin(), inputs.end(), [](const Tensor& t) { return t.id != 0; }))
+      return;
     tape->record(op, std::move(inputs), std::move(outputs), std::move(backward));
   }
 
-  // Runs a layer: `body` maps `inputs` to as many outputs of the same shapes. Without a tape, what it
-  // allocates is released at once and the outputs are copied out; with gradient checkpointing, too, and the
-  // backward runs `body` a second time. `body` must be repeatable and may be kept: capture by value.
+  // Runs a layer: `body` maps `inputs` to as many outputs of the same shapes. Without a tape, what
+  // it allocates is released at once and the outputs are copied out; with gradient checkpointing,
+  // too, and the backward runs `body` a second time. `body` must be repeatable and may be kept:
+  // capture by value.
   using Layer = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
   std::vector<Tensor> layer(std::vector<Tensor> inputs, Layer body);
 };

@@ -34,11 +34,16 @@ void convert_typed(const TensorView& from, const TensorView& to) {
 template <class From>
 void convert_from(const TensorView& from, const TensorView& to) {
   switch (to.dtype) {
-    case DType::kF32: return convert_typed<From, float>(from, to);
-    case DType::kF16: return convert_typed<From, Float16>(from, to);
-    case DType::kBF16: return convert_typed<From, BFloat16>(from, to);
-    case DType::kF64: return convert_typed<From, double>(from, to);
-    case DType::kC128: return convert_typed<From, std::complex<double>>(from, to);
+    case DType::kF32:
+      return convert_typed<From, float>(from, to);
+    case DType::kF16:
+      return convert_typed<From, Float16>(from, to);
+    case DType::kBF16:
+      return convert_typed<From, BFloat16>(from, to);
+    case DType::kF64:
+      return convert_typed<From, double>(from, to);
+    case DType::kC128:
+      return convert_typed<From, std::complex<double>>(from, to);
   }
 }
 
@@ -51,11 +56,16 @@ void convert(const TensorView& from, const TensorView& to) {
     return;
   }
   switch (from.dtype) {
-    case DType::kF32: return convert_from<float>(from, to);
-    case DType::kF16: return convert_from<Float16>(from, to);
-    case DType::kBF16: return convert_from<BFloat16>(from, to);
-    case DType::kF64: return convert_from<double>(from, to);
-    case DType::kC128: fail("complex numbers have no {} form", name_of(to.dtype));
+    case DType::kF32:
+      return convert_from<float>(from, to);
+    case DType::kF16:
+      return convert_from<Float16>(from, to);
+    case DType::kBF16:
+      return convert_from<BFloat16>(from, to);
+    case DType::kF64:
+      return convert_from<double>(from, to);
+    case DType::kC128:
+      fail("complex numbers have no {} form", name_of(to.dtype));
   }
 }
 

@@ -72,10 +72,12 @@ TEST(Arena, GivesTheSameAddressesAfterAReset) {
   std::vector<void*> first, again;
   for (auto* addresses : {&first, &again}) {
     arena.reset();
-    for (const int64_t bytes : {1, 100, 50 << 20, 7, 0}) addresses->push_back(arena.allocate(bytes));
+    for (const int64_t bytes : {1, 100, 50 << 20, 7, 0})
+      addresses->push_back(arena.allocate(bytes));
   }
   EXPECT_EQ(first, again);
-  for (void* address : first) EXPECT_EQ(reinterpret_cast<uintptr_t>(address) % Arena::kAlignment, 0u);
+  for (void* address : first)
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(address) % Arena::kAlignment, 0u);
 }
 
 TEST(Arena, ScopesReleaseAndPlanningCountsTheSame) {
@@ -97,7 +99,8 @@ TEST(Random, PhiloxIsThePublishedFunction) {
   const auto zero = philox(0, 0, 0);
   EXPECT_EQ(zero, (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   const uint64_t ones = ~uint64_t{0};
-  EXPECT_EQ(philox(ones, ones, ones), (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(philox(ones, ones, ones),
+            (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
 }
 
 TEST(Random, MomentsAndPositions) {
@@ -134,13 +137,13 @@ TEST(DType, SixteenBitNumbersSurviveTheWayThroughFloat) {
 }
 
 TEST(DType, RoundsToNearestEven) {
-  EXPECT_EQ(to_bfloat16(1.0f + 0x1p-8f).bits, to_bfloat16(1.0f).bits);              // a tie, down to even
-  EXPECT_EQ(to_float(to_bfloat16(1.0f + 3 * 0x1p-8f)), 1.0f + 2 * 0x1p-7f);          // a tie, up to even
+  EXPECT_EQ(to_bfloat16(1.0f + 0x1p-8f).bits, to_bfloat16(1.0f).bits);       // a tie, down to even
+  EXPECT_EQ(to_float(to_bfloat16(1.0f + 3 * 0x1p-8f)), 1.0f + 2 * 0x1p-7f);  // a tie, up to even
   EXPECT_EQ(to_float(to_float16(1.0f + 0x1p-11f)), 1.0f);
   EXPECT_EQ(to_float(to_float16(1.0f + 3 * 0x1p-11f)), 1.0f + 2 * 0x1p-10f);
   EXPECT_EQ(to_float(to_float16(65519.0f)), 65504.0f);
   EXPECT_TRUE(std::isinf(to_float(to_float16(65520.0f))));
-  EXPECT_EQ(to_float(to_float16(0x1p-25f)), 0.0f);           // a tie with zero
+  EXPECT_EQ(to_float(to_float16(0x1p-25f)), 0.0f);  // a tie with zero
   EXPECT_EQ(to_float(to_float16(0x1.8p-25f)), 0x1p-24f);
 }
 
@@ -148,7 +151,8 @@ TEST(DType, RoundsToNearestEven) {
 TEST(Tape, AddsAtForksAndReportsEachParameterOnce) {
   Tape tape;
   float grads[1] = {7};
-  const Tensor x{{nullptr, DType::kF32, {1}}, -1}, a{{nullptr, DType::kF32, {1}}, 1}, b{{nullptr, DType::kF32, {1}}, 2};
+  const Tensor x{{nullptr, DType::kF32, {1}}, -1}, a{{nullptr, DType::kF32, {1}}, 1},
+      b{{nullptr, DType::kF32, {1}}, 2};
   std::vector<int64_t> complete;
   tape.on_gradient_complete = [&](int64_t id) { complete.push_back(id); };
   tape.keep_gradient(x, {grads, DType::kF32, {1}}, /*accumulate=*/true);

@@ -6,7 +6,7 @@
 namespace rookery {
 
 struct CpuInfo {
-  std::string name;           // "AMD EPYC ..."
+  std::string name;            // "AMD EPYC ..."
   bool bf16_products = false;  // AVX512-BF16 or AMX-BF16
   bool amx_bf16 = false;
 };

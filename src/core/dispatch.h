@@ -4,7 +4,8 @@
 //   struct FooForward { ...; template <class V> void visit(V& v); double terms() const; };
 //   struct FooBackward { FooForward forward; ...; template <class V> void visit(V& v); };
 //   namespace ref { template <class T> void foo_forward(const FooForward&); }
-//   namespace cpu { void foo_forward(const FooForward&, Context&); and foo_backward }, namespace cuda likewise
+//   namespace cpu { void foo_forward(const FooForward&, Context&); and foo_backward }, namespace
+//   cuda likewise
 // and runs them with ROOKERY_FORWARD(ctx, foo, args) and ROOKERY_BACKWARD(ctx, foo, args).
 //
 // FooForward::visit names every tensor of the call:
@@ -15,8 +16,8 @@
 //   v.upstream("y", dy)                   read
 //   v.gradient("x", dx)                   written or added to
 //   v.state_upstream("s", dout)  v.state_gradient("s", din)
-// Ids, offsets and numbers are not visited. terms() is the length of the longest sum behind one output
-// element: it sets the tolerance of every comparison.
+// Ids, offsets and numbers are not visited. terms() is the length of the longest sum behind one
+// output element: it sets the tolerance of every comparison.
 #pragma once
 
 #include <chrono>
@@ -71,10 +72,13 @@ template <class Args>
 void run_forward(Context& ctx, const char* name, const Args& args, RefKernel<Args> ref_double,
                  RefKernel<Args> ref_complex, DeviceKernel<Args> cpu, DeviceKernel<Args> cuda) {
   switch (ctx.device) {
-    case Device::kMeta: return;
-    case Device::kRef: return ctx.dtype == DType::kC128 ? ref_complex(args) : ref_double(args);
+    case Device::kMeta:
+      return;
+    case Device::kRef:
+      return ctx.dtype == DType::kC128 ? ref_complex(args) : ref_double(args);
     case Device::kCpu:
-    case Device::kCuda: break;
+    case Device::kCuda:
+      break;
   }
   if (ctx.checker == nullptr) return run_on_device(ctx, name, args, cpu, cuda);
   CheckedForward<Args> checked(args);
@@ -86,11 +90,13 @@ template <class Args, class Forward = decltype(Args::forward)>
 void run_backward(Context& ctx, const char* name, const Args& args, RefKernel<Forward> ref_complex,
                   DeviceKernel<Args> cpu, DeviceKernel<Args> cuda) {
   switch (ctx.device) {
-    case Device::kMeta: return;
+    case Device::kMeta:
+      return;
     case Device::kRef:
       fail("{}: the definitions have no backward; the complex step is their gradient", name);
     case Device::kCpu:
-    case Device::kCuda: break;
+    case Device::kCuda:
+      break;
   }
   if (ctx.checker == nullptr) return run_on_device(ctx, name, args, cpu, cuda);
   CheckedBackward<Args, Forward> checked(args);
@@ -107,11 +113,11 @@ void run_backward(Context& ctx, const char* name, const Args& args, RefKernel<Fo
 #endif
 
 // Macros because a namespace cannot be an argument.
-#define ROOKERY_FORWARD(ctx, op, args)                                                          \
-  ::rookery::run_forward((ctx), #op, (args), &ref::op##_forward<double>,                        \
-                         &ref::op##_forward<std::complex<double>>, &cpu::op##_forward,          \
+#define ROOKERY_FORWARD(ctx, op, args)                                                 \
+  ::rookery::run_forward((ctx), #op, (args), &ref::op##_forward<double>,               \
+                         &ref::op##_forward<std::complex<double>>, &cpu::op##_forward, \
                          ROOKERY_CUDA_KERNEL(op##_forward))
-#define ROOKERY_BACKWARD(ctx, op, args)                                                         \
-  ::rookery::run_backward((ctx), #op ".backward", (args),                                       \
-                          &ref::op##_forward<std::complex<double>>, &cpu::op##_backward,        \
+#define ROOKERY_BACKWARD(ctx, op, args)                                                  \
+  ::rookery::run_backward((ctx), #op ".backward", (args),                                \
+                          &ref::op##_forward<std::complex<double>>, &cpu::op##_backward, \
                           ROOKERY_CUDA_KERNEL(op##_backward))

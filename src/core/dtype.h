@@ -1,4 +1,5 @@
-// Element types of tensors. The dtype is a run-time field; kernels receive it as a template argument.
+// Element types of tensors. The dtype is a run-time field; kernels receive it as a template
+// argument.
 #pragma once
 
 #include <bit>
@@ -18,7 +19,8 @@ enum class DType : uint8_t {
   kC128,  // `ref` only: complex<double>, for the complex step
 };
 
-// 16-bit floating-point numbers are storage, not arithmetic: convert to float, compute, convert back.
+// 16-bit floating-point numbers are storage, not arithmetic: convert to float, compute, convert
+// back.
 struct BFloat16 {
   uint16_t bits;
 };
@@ -39,7 +41,8 @@ inline float to_float(Float16 h) {
   const uint32_t sign = uint32_t{h.bits & 0x8000u} << 16;
   const uint32_t exponent = (h.bits >> 10) & 0x1fu, mantissa = h.bits & 0x3ffu;
   if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   const float subnormal = static_cast<float>(mantissa) * 0x1p-24f;
   return sign ? -subnormal : subnormal;
 }
@@ -61,11 +64,16 @@ inline Float16 to_float16(float x) {
 
 constexpr int64_t size_of(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return 4;
-    case DType::kF16: return 2;
-    case DType::kBF16: return 2;
-    case DType::kF64: return 8;
-    case DType::kC128: return 16;
+    case DType::kF32:
+      return 4;
+    case DType::kF16:
+      return 2;
+    case DType::kBF16:
+      return 2;
+    case DType::kF64:
+      return 8;
+    case DType::kC128:
+      return 16;
   }
   return 0;
 }
@@ -73,11 +81,16 @@ constexpr int64_t size_of(DType dtype) {
 // "f32", "bf16", ...: the names of flags, reports and JSON.
 constexpr std::string_view name_of(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return "f32";
-    case DType::kF16: return "f16";
-    case DType::kBF16: return "bf16";
-    case DType::kF64: return "f64";
-    case DType::kC128: return "c128";
+    case DType::kF32:
+      return "f32";
+    case DType::kF16:
+      return "f16";
+    case DType::kBF16:
+      return "bf16";
+    case DType::kF64:
+      return "f64";
+    case DType::kC128:
+      return "c128";
   }
   return "?";
 }
@@ -93,23 +106,37 @@ inline DType parse_dtype(std::string_view text) {
 template <class T>
 constexpr DType dtype_of();
 template <>
-constexpr DType dtype_of<float>() { return DType::kF32; }
+constexpr DType dtype_of<float>() {
+  return DType::kF32;
+}
 template <>
-constexpr DType dtype_of<Float16>() { return DType::kF16; }
+constexpr DType dtype_of<Float16>() {
+  return DType::kF16;
+}
 template <>
-constexpr DType dtype_of<BFloat16>() { return DType::kBF16; }
+constexpr DType dtype_of<BFloat16>() {
+  return DType::kBF16;
+}
 template <>
-constexpr DType dtype_of<double>() { return DType::kF64; }
+constexpr DType dtype_of<double>() {
+  return DType::kF64;
+}
 template <>
-constexpr DType dtype_of<std::complex<double>>() { return DType::kC128; }
+constexpr DType dtype_of<std::complex<double>>() {
+  return DType::kC128;
+}
 
 // What one unit in the last place is worth, relative to the number.
 constexpr double epsilon_of(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return 0x1p-23;
-    case DType::kF16: return 0x1p-10;
-    case DType::kBF16: return 0x1p-7;
-    default: return 0x1p-52;
+    case DType::kF32:
+      return 0x1p-23;
+    case DType::kF16:
+      return 0x1p-10;
+    case DType::kBF16:
+      return 0x1p-7;
+    default:
+      return 0x1p-52;
   }
 }
 

@@ -1,4 +1,5 @@
-// What the test of an operator needs: random inputs, and comparison of every SIMD target with the definition.
+// What the test of an operator needs: random inputs, and comparison of every SIMD target with the
+// definition.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -18,7 +19,8 @@ class OperatorTest : public ::testing::Test {
   }
   ~OperatorTest() override { hwy::SetSupportedTargetsForTest(0); }
 
-  // Normal numbers times `scale` plus `offset`. Odd seeds start one element off a vector's boundary.
+  // Normal numbers times `scale` plus `offset`. Odd seeds start one element off a vector's
+  // boundary.
   TensorView random(const Shape& shape, double scale = 1, double offset = 0,
                     DType dtype = DType::kF32) {
     Random numbers(17, ++seed_);
@@ -102,7 +104,8 @@ class OperatorTest : public ::testing::Test {
 
 }  // namespace rookery
 
-// The forward kernel must have run before EXPECT_BACKWARD: its saved outputs are part of the arguments.
+// The forward kernel must have run before EXPECT_BACKWARD: its saved outputs are part of the
+// arguments.
 #define EXPECT_FORWARD(op, args) \
   expect_forward(#op, (args), &ref::op##_forward<double>, &cpu::op##_forward)
 #define EXPECT_BACKWARD(op, args) \

@@ -1,5 +1,5 @@
-// Counter-based random numbers (Philox 4x32-10, Salmon et al. 2011): a number depends on the seed and its
-// index only, not on what was drawn before, on threads or on the machine.
+// Counter-based random numbers (Philox 4x32-10, Salmon et al. 2011): a number depends on the seed
+// and its index only, not on what was drawn before, on threads or on the machine.
 #pragma once
 
 #include <array>

@@ -25,7 +25,8 @@ using FloatVector = hn::Vec<FloatTag>;
 
 HWY_INLINE int64_t float_lanes() { return static_cast<int64_t>(hn::Lanes(FloatTag())); }
 
-// Lanes beyond n are zero. A tail goes through a buffer: a masked load may touch memory past the end.
+// Lanes beyond n are zero. A tail goes through a buffer: a masked load may touch memory past the
+// end.
 HWY_INLINE FloatVector load(const float* HWY_RESTRICT p, int64_t n) {
   const FloatTag d;
   if (HWY_LIKELY(n >= float_lanes())) return hn::LoadU(d, p);

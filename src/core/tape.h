@@ -1,11 +1,13 @@
-// The tape reverses the order of a forward pass and hands out gradient buffers. It knows no mathematics:
-// each record is one operator's hand-written backward.
+// The tape reverses the order of a forward pass and hands out gradient buffers. It knows no
+// mathematics: each record is one operator's hand-written backward.
 //
 // Limits, on purpose:
-// 1. A record is an operator of src/ops. No broadcasting, strided views, type promotion or graph passes.
+// 1. A record is an operator of src/ops. No broadcasting, strided views, type promotion or graph
+// passes.
 // 2. Gradients are found by tensor id, not by address: the arena uses addresses again.
 // 3. A context without a tape does not record: inference pays one branch per operator.
-// 4. A gradient's memory is given back as soon as the operator that made the tensor has run its backward.
+// 4. A gradient's memory is given back as soon as the operator that made the tensor has run its
+// backward.
 #pragma once
 
 #include <functional>
@@ -27,8 +29,9 @@ class Tape {
   // Called with a parameter's id when its gradient has received its last contribution of this pass.
   std::function<void(int64_t id)> on_gradient_complete;
 
-  // The gradient of this tensor goes to memory of the caller's (a parameter's, or an input of interest) and
-  // stays after the pass. `accumulate`: the first contribution of the pass is added to what is there.
+  // The gradient of this tensor goes to memory of the caller's (a parameter's, or an input of
+  // interest) and stays after the pass. `accumulate`: the first contribution of the pass is added
+  // to what is there.
   void keep_gradient(const Tensor& tensor, const TensorView& memory, bool accumulate);
 
   void record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs,
@@ -36,7 +39,8 @@ class Tape {
 
   // The gradient that arrived for y. Empty when nothing depends on y: then there is nothing to do.
   TensorView gradient(const Tensor& y) const;
-  // Where to write the gradient of x, in float32 or, under `ref`, in x's type; empty when nobody wants it.
+  // Where to write the gradient of x, in float32 or, under `ref`, in x's type; empty when nobody
+  // wants it.
   GradView gradient_out(const Tensor& x);
   // Moves what arrived for `from` to `to`: how a checkpointed segment enters its second run.
   void move_gradient(const Tensor& from, const Tensor& to);
@@ -65,9 +69,9 @@ class Tape {
   };
   TensorView take(const Tensor& like);
 
-  Arena arena_;                                           // gradients of activations
-  std::map<int64_t, std::vector<void*>> free_;            // by size in bytes: sizes repeat layer by layer
-  std::unordered_map<int64_t, Slot> slots_;               // by tensor id
+  Arena arena_;                                 // gradients of activations
+  std::map<int64_t, std::vector<void*>> free_;  // by size in bytes: sizes repeat layer by layer
+  std::unordered_map<int64_t, Slot> slots_;     // by tensor id
   std::vector<Record> records_;
 };
 

@@ -1,4 +1,5 @@
-// Views of memory with a type and a shape. A view owns nothing; the arena, a parameter set or a state does.
+// Views of memory with a type and a shape. A view owns nothing; the arena, a parameter set or a
+// state does.
 #pragma once
 
 #include <array>
@@ -72,14 +73,15 @@ struct Tensor : TensorView {
   int64_t id = 0;
 };
 
-// Where a backward writes one gradient. Empty: not wanted. `accumulate`: add to what is there (a later
-// writer); otherwise overwrite (the first). Every backward honours both.
+// Where a backward writes one gradient. Empty: not wanted. `accumulate`: add to what is there (a
+// later writer); otherwise overwrite (the first). Every backward honours both.
 struct GradView : TensorView {
   bool accumulate = false;
 };
 
-// One item of the recurrent state for all slots: slot s starts at element s * stride and holds `width`
-// elements. A slot keeps all items of all layers together, so that copying a state is one memcpy.
+// One item of the recurrent state for all slots: slot s starts at element s * stride and holds
+// `width` elements. A slot keeps all items of all layers together, so that copying a state is one
+// memcpy.
 struct StateView {
   void* data = nullptr;
   DType dtype = DType::kF32;
@@ -93,8 +95,9 @@ struct StateView {
   }
 };
 
-// Sequences laid end to end: sequence s owns rows offsets[s] .. offsets[s + 1] - 1. There is no padding.
-// It reads its state from slot_in[s] and leaves it in slot_out[s]; -1 is the empty state / nowhere.
+// Sequences laid end to end: sequence s owns rows offsets[s] .. offsets[s + 1] - 1. There is no
+// padding. It reads its state from slot_in[s] and leaves it in slot_out[s]; -1 is the empty state /
+// nowhere.
 struct Sequences {
   int64_t count = 0;
   const int64_t* offsets = nullptr;   // [count + 1], offsets[0] == 0

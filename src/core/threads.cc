@@ -14,8 +14,8 @@ namespace {
 // The worker that this thread is while it runs a task; -1 outside of tasks.
 thread_local int current_worker = -1;
 
-// How long to wait actively. Longer than the serial work between two operators of a decode step, shorter
-// than anything a person or a scheduler notices.
+// How long to wait actively. Longer than the serial work between two operators of a decode step,
+// shorter than anything a person or a scheduler notices.
 constexpr auto kSpin = std::chrono::microseconds(50);
 
 void pause_cpu() {

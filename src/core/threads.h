@@ -1,5 +1,6 @@
-// One pool of threads. Between the steps of a computation a worker waits a few microseconds actively (a
-// token needs a hundred hand-overs, and a sleeping thread costs 10-50 us to wake); after that it sleeps.
+// One pool of threads. Between the steps of a computation a worker waits a few microseconds
+// actively (a token needs a hundred hand-overs, and a sleeping thread costs 10-50 us to wake);
+// after that it sleeps.
 #pragma once
 
 #include <atomic>
@@ -21,8 +22,8 @@ template <class... Args>
 class FunctionRef<void(Args...)> {
  public:
   template <class F>
-    requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef>)
-  FunctionRef(F&& f)  // NOLINT: implicit by design
+  requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef>)
+      FunctionRef(F&& f)  // NOLINT: implicit by design
       : object_(const_cast<void*>(static_cast<const void*>(&f))), call_([](void* o, Args... args) {
           (*static_cast<std::remove_reference_t<F>*>(o))(std::forward<Args>(args)...);
         }) {}
@@ -43,12 +44,13 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(task, worker) for every task in [0, tasks), in any order, worker in [0, threads()); returns
-  // when all are done. The first exception of a task is thrown here. A call from inside a task runs inline.
+  // Calls body(task, worker) for every task in [0, tasks), in any order, worker in [0, threads());
+  // returns when all are done. The first exception of a task is thrown here. A call from inside a
+  // task runs inline.
   void run(int64_t tasks, FunctionRef<void(int64_t task, int worker)> body);
 
-  // Calls body(begin, end, worker) on ranges that cover [0, count), each at least `grain` long but for the
-  // last: one range per thread, so that the split depends on the sizes only.
+  // Calls body(begin, end, worker) on ranges that cover [0, count), each at least `grain` long but
+  // for the last: one range per thread, so that the split depends on the sizes only.
   void for_ranges(int64_t count, int64_t grain,
                   FunctionRef<void(int64_t begin, int64_t end, int worker)> body);
 

@@ -13,7 +13,9 @@ namespace {
 
 class TextFiles : public ::testing::Test {
  protected:
-  TextFiles() : folder_(std::filesystem::temp_directory_path() / ("rookery-data-" + std::to_string(::getpid()))) {
+  TextFiles()
+      : folder_(std::filesystem::temp_directory_path() /
+                ("rookery-data-" + std::to_string(::getpid()))) {
     std::filesystem::create_directories(folder_);
   }
   ~TextFiles() override { std::filesystem::remove_all(folder_); }
@@ -32,7 +34,8 @@ TEST_F(TextFiles, MarksBecomeZeros) {
   using namespace std::string_literals;
   EXPECT_EQ(read({write("a", "one\n<|endoftext|>\ntwo\n<|endoftext|>")}), "one\n\0two\n\0"s);
   EXPECT_EQ(read({write("b", "no <|endoftext|> here\n")}), "no <|endoftext|> here\n"s);
-  EXPECT_EQ(read({write("c", "<|endoftext|>\nx <|endoftext|>\n<|endoftext|>\nz")}), "\0x <|endoftext|>\n\0z"s);
+  EXPECT_EQ(read({write("c", "<|endoftext|>\nx <|endoftext|>\n<|endoftext|>\nz")}),
+            "\0x <|endoftext|>\n\0z"s);
   EXPECT_EQ(read({write("d", "one"), write("e", "two\n")}), "one\0two\n\0"s);
   EXPECT_TRUE(read_text(std::vector{write("a", "x\n<|endoftext|>\ny")}).has_documents);
   EXPECT_FALSE(read_text(std::vector{write("b", "xyz")}).has_documents);
@@ -60,7 +63,7 @@ TEST(Loader, AnEpochVisitsEveryWindowOnce) {
       EXPECT_GE(start, 0);
       EXPECT_LE(start + 31, 1000);
       starts.insert(start);
-      orders[epoch].push_back(start - loader.start_of(epoch * windows) );
+      orders[epoch].push_back(start - loader.start_of(epoch * windows));
     }
     EXPECT_EQ(static_cast<int64_t>(starts.size()), windows);
     EXPECT_EQ(*starts.rbegin() - *starts.begin(), 30 * (windows - 1));  // no overlap
@@ -77,7 +80,8 @@ TEST(Loader, TargetsAreTheNextTokensAndDocumentsAreCut) {
     loader.append(0, batch);
     EXPECT_EQ(batch.tokens, (std::vector<int32_t>{5, 6, 0, 7, 8, 0, 0, 9}));
     EXPECT_EQ(batch.targets, (std::vector<int32_t>{6, 0, 7, 8, 0, 0, 9, 1}));
-    EXPECT_EQ(batch.offsets, reset ? (std::vector<int64_t>{0, 2, 5, 6, 8}) : (std::vector<int64_t>{0, 8}));
+    EXPECT_EQ(batch.offsets,
+              reset ? (std::vector<int64_t>{0, 2, 5, 6, 8}) : (std::vector<int64_t>{0, 8}));
   }
 }
 

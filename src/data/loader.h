@@ -1,5 +1,5 @@
-// Which windows of the text a step trains on: a pure function of seed and sample number, so that a resumed
-// run sees what an uninterrupted one would.
+// Which windows of the text a step trains on: a pure function of seed and sample number, so that a
+// resumed run sees what an uninterrupted one would.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +16,14 @@ struct TrainingBatch {
 };
 
 struct LoaderOptions {
-  int64_t context = 0;           // tokens of a window
+  int64_t context = 0;  // tokens of a window
   uint64_t seed = 1;
-  bool reset_documents = false;  // a window is cut before every 0: what follows starts from an empty state
+  bool reset_documents =
+      false;  // a window is cut before every 0: what follows starts from an empty state
 };
 
-// Windows do not overlap within an epoch; each epoch starts at another offset and visits them in another
-// order.
+// Windows do not overlap within an epoch; each epoch starts at another offset and visits them in
+// another order.
 class Loader {
  public:
   // `tokens` must outlive this. Throws Error when not even one window fits.

@@ -10,10 +10,12 @@ namespace {
 // Appends one file; returns whether it held a document mark.
 bool append(const std::filesystem::path& path, std::vector<uint8_t>& tokens) {
   const MappedFile file(path);
-  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
   const size_t zero = text.find('\0');
   check(zero == std::string_view::npos,
-        "'{}' holds a byte 0 at {}: it is not text (0 is the end-of-document token)", path.string(), zero);
+        "'{}' holds a byte 0 at {}: it is not text (0 is the end-of-document token)", path.string(),
+        zero);
   bool marked = false;
   size_t begin = 0;
   while (begin < text.size()) {
@@ -47,7 +49,8 @@ TextData read_text(std::span<const std::filesystem::path> files) {
       if (!data.tokens.empty() && data.tokens.back() != 0) data.tokens.push_back(0);
     }
   }
-  check(data.tokens.size() >= 2, "the text has {} bytes: at least 2 are needed to predict one from the other",
+  check(data.tokens.size() >= 2,
+        "the text has {} bytes: at least 2 are needed to predict one from the other",
         data.tokens.size());
   data.hash = 14695981039346656037ull;
   for (const uint8_t token : data.tokens) data.hash = (data.hash ^ token) * 1099511628211ull;

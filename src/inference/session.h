@@ -14,8 +14,9 @@ class Session {
   // The model and the pool must outlive this. Starts from the empty state.
   Session(const Model& model, ThreadPool& pool, bool deterministic = false);
 
-  // Reads tokens and returns the logits after the last [V], valid until the next call. A prompt is read in
-  // chunks, so that memory does not grow with its length. Throws Error for no tokens or ids out of range.
+  // Reads tokens and returns the logits after the last [V], valid until the next call. A prompt is
+  // read in chunks, so that memory does not grow with its length. Throws Error for no tokens or ids
+  // out of range.
   std::span<const float> feed(std::span<const int32_t> tokens);
   std::span<const float> feed(int32_t token) { return feed(std::span(&token, 1)); }
   // The logits after every token [tokens, V].

@@ -49,8 +49,8 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Elements of a piece that one task reads: long streams, and a late thread costs one piece only. Not a power of
-// two: streams that far apart would fall into the same sets of the caches.
+// Elements of a piece that one task reads: long streams, and a late thread costs one piece only.
+// Not a power of two: streams that far apart would fall into the same sets of the caches.
 constexpr int64_t kPiece = 4 * ((int64_t{1} << 18) + 1040);
 
 // Memory of the size asked for that was written once, so that every page exists.
@@ -91,7 +91,8 @@ double measure_copy_rate(ThreadPool& pool, int64_t bytes) {
 }
 
 double measure_product_rate(ThreadPool& pool, DType dtype, int repeats) {
-  check(dtype == DType::kF32 || dtype == DType::kBF16, "the product rate is measured for f32 and bf16");
+  check(dtype == DType::kF32 || dtype == DType::kBF16,
+        "the product rate is measured for f32 and bf16");
   constexpr int64_t kSize = 2048;
   const int64_t bytes = kSize * kSize * size_of(dtype);
   // Not kept: a training run measures once, before its own memory is in use.

@@ -9,8 +9,9 @@ namespace rookery {
 double measure_read_rate(ThreadPool& pool, int64_t bytes);
 // Bytes per second, read and written together, of copying `bytes` on all threads, once.
 double measure_copy_rate(ThreadPool& pool, int64_t bytes);
-// Operations per second of products of 2048 x 2048 float32 or bfloat16 matrices, as the linear layer computes
-// them: the library's rate when there is one. The median of `repeats` after one that is not counted.
+// Operations per second of products of 2048 x 2048 float32 or bfloat16 matrices, as the linear
+// layer computes them: the library's rate when there is one. The median of `repeats` after one that
+// is not counted.
 double measure_product_rate(ThreadPool& pool, DType dtype, int repeats);
 
 // The middle of several measurements; the lower one of the two middles.

@@ -40,14 +40,16 @@ ModelConfig read_config(std::span<const NamedTensor> tensors) {
   const auto size = [&](const char* name, int axis) {
     const auto found = shapes.find(name);
     check(found != shapes.end(), "the checkpoint lacks '{}': is it complete?", name);
-    check(found->second->rank() == 2, "'{}' is {}, expected a matrix", name, found->second->to_string());
+    check(found->second->rank() == 2, "'{}' is {}, expected a matrix", name,
+          found->second->to_string());
     return (*found->second)[axis];
   };
   config.vocabulary = size("emb.weight", 0);
   config.width = size("emb.weight", 1);
   config.attention_width = size("blocks.0.att.key.weight", 0);
   config.ffn_width = size("blocks.0.ffn.key.weight", 0);
-  // Each block is at least one tensor, so that a name such as blocks.999999999 builds no huge table.
+  // Each block is at least one tensor, so that a name such as blocks.999999999 builds no huge
+  // table.
   check(config.layers <= static_cast<int64_t>(tensors.size()),
         "a tensor of block {} in a checkpoint of {} tensors: the blocks between are missing",
         config.layers - 1, tensors.size());
@@ -92,7 +94,9 @@ void State::clear(int64_t slot) {
     const StateItem& item = layout_.items[i];
     const StateView items = view(static_cast<int64_t>(i));
     switch (dtype_) {
-      case DType::kF64: std::fill_n(items.slot<double>(slot), item.width, item.empty); break;
+      case DType::kF64:
+        std::fill_n(items.slot<double>(slot), item.width, item.empty);
+        break;
       case DType::kC128:
         std::fill_n(items.slot<std::complex<double>>(slot), item.width, item.empty);
         break;
@@ -147,7 +151,8 @@ ModelConfig make_config(std::string_view generation, int64_t layers, int64_t wid
   constexpr int64_t kLimit = int64_t{1} << 24;
   check(layers > 0 && layers <= 4096 && width > 0 && width <= kLimit && vocabulary > 0 &&
             vocabulary <= kLimit,
-        "a model of {} layers, width {}, vocabulary {} cannot be built: layers should be 1 to 4096, width "
+        "a model of {} layers, width {}, vocabulary {} cannot be built: layers should be 1 to "
+        "4096, width "
         "and vocabulary 1 to {}",
         layers, width, vocabulary, kLimit);
   return {.generation = std::string(generation),
@@ -160,9 +165,12 @@ ModelConfig make_config(std::string_view generation, int64_t layers, int64_t wid
 
 MatrixType matrix_type(DType dtype) {
   switch (dtype) {
-    case DType::kF16: return MatrixType::kF16;
-    case DType::kBF16: return MatrixType::kBF16;
-    default: return MatrixType::kF32;
+    case DType::kF16:
+      return MatrixType::kF16;
+    case DType::kBF16:
+      return MatrixType::kBF16;
+    default:
+      return MatrixType::kF32;
   }
 }
 
@@ -178,7 +186,9 @@ Model::Model(const ModelConfig& config) : config_(config) {
 
 void Model::allocate(const std::vector<DType>& dtypes) {
   int64_t bytes = 0;
-  const auto round_up = [](int64_t x) { return (x + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment; };
+  const auto round_up = [](int64_t x) {
+    return (x + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
+  };
   for (size_t i = 0; i < parameters_.size(); ++i) {
     parameters_[i].value.dtype = dtypes[i];
     bytes += round_up(parameters_[i].value.bytes());
@@ -213,14 +223,15 @@ Model Model::from_tensors(std::span<const NamedTensor> tensors, MatrixType type)
   Model model(read_config(tensors));
   std::unordered_map<std::string_view, const TensorView*> by_name;
   for (const NamedTensor& tensor : tensors) {
-    check(by_name.emplace(tensor.name, &tensor.view).second, "tensor '{}' occurs twice", tensor.name);
+    check(by_name.emplace(tensor.name, &tensor.view).second, "tensor '{}' occurs twice",
+          tensor.name);
   }
   std::vector<const TensorView*> sources;
   std::vector<DType> dtypes;
   for (const Parameter& parameter : model.parameters_) {
     const auto found = by_name.find(parameter.spec.name);
-    check(found != by_name.end(), "the checkpoint lacks '{}' {}: is it complete?", parameter.spec.name,
-          parameter.spec.shape.to_string());
+    check(found != by_name.end(), "the checkpoint lacks '{}' {}: is it complete?",
+          parameter.spec.name, parameter.spec.shape.to_string());
     const TensorView& source = *found->second;
     check(without_units(source.shape) == without_units(parameter.spec.shape),
           "tensor '{}' is {}, but a model of width {} needs {}", parameter.spec.name,
@@ -229,10 +240,17 @@ Model Model::from_tensors(std::span<const NamedTensor> tensors, MatrixType type)
     DType dtype = DType::kF32;
     if (parameter.spec.is_matrix()) {
       switch (type) {
-        case MatrixType::kAsStored: dtype = source.dtype; break;
-        case MatrixType::kF32: break;
-        case MatrixType::kF16: dtype = DType::kF16; break;
-        case MatrixType::kBF16: dtype = DType::kBF16; break;
+        case MatrixType::kAsStored:
+          dtype = source.dtype;
+          break;
+        case MatrixType::kF32:
+          break;
+        case MatrixType::kF16:
+          dtype = DType::kF16;
+          break;
+        case MatrixType::kBF16:
+          dtype = DType::kBF16;
+          break;
       }
     }
     dtypes.push_back(dtype);

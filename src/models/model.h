@@ -1,5 +1,6 @@
-// A language model: sizes, parameters, and one forward for training, prefill, decoding and mixed batches.
-// Models know no file format: a reader yields names and tensors, the parameter table asks for them.
+// A language model: sizes, parameters, and one forward for training, prefill, decoding and mixed
+// batches. Models know no file format: a reader yields names and tensors, the parameter table asks
+// for them.
 #pragma once
 
 #include <memory>
@@ -15,7 +16,8 @@
 
 namespace rookery {
 
-// One recurrent quantity of one layer: where it lies in a slot, and what it holds before the first token.
+// One recurrent quantity of one layer: where it lies in a slot, and what it holds before the first
+// token.
 struct StateItem {
   std::string name;  // "blocks.0.att.a"
   int64_t width = 0;
@@ -62,8 +64,8 @@ class State {
 
 // Sequences laid end to end, with the slots their states come from and go to.
 struct Batch {
-  std::vector<int32_t> tokens;            // [T]
-  std::vector<int64_t> offsets{0};        // [S + 1]
+  std::vector<int32_t> tokens;             // [T]
+  std::vector<int64_t> offsets{0};         // [S + 1]
   std::vector<int64_t> slot_in, slot_out;  // [S]; -1: the empty state / nowhere
 
   void add(std::span<const int32_t> sequence, int64_t in, int64_t out);
@@ -106,12 +108,15 @@ struct Generation {
   std::unique_ptr<Network> (*make)(const ModelConfig&, std::span<const Parameter>);
 };
 
-// Every generation this program runs. Throws Error, naming it and those that are there, if `name` is not.
+// Every generation this program runs. Throws Error, naming it and those that are there, if `name`
+// is not.
 const Generation& find_generation(std::string_view name);
 bool has_generation(std::string_view name);
 
-// Sizes from a --shape or init flags, with A = C and F = 4 C. Throws Error for sizes that cannot be.
-ModelConfig make_config(std::string_view generation, int64_t layers, int64_t width, int64_t vocabulary);
+// Sizes from a --shape or init flags, with A = C and F = 4 C. Throws Error for sizes that cannot
+// be.
+ModelConfig make_config(std::string_view generation, int64_t layers, int64_t width,
+                        int64_t vocabulary);
 
 // How matrices are kept in memory; vectors are float32.
 enum class MatrixType : uint8_t { kAsStored, kF32, kF16, kBF16 };
@@ -123,8 +128,8 @@ class Model {
   static Model initialised(const ModelConfig& config, const InitOptions& options, ThreadPool& pool);
   // Without numbers and without memory: for Device::kMeta, counts and reports.
   static Model planned(const ModelConfig& config);
-  // From named tensors of a checkpoint. Throws Error naming what is missing, of another shape, unknown,
-  // or of a generation that is not supported.
+  // From named tensors of a checkpoint. Throws Error naming what is missing, of another shape,
+  // unknown, or of a generation that is not supported.
   static Model from_tensors(std::span<const NamedTensor> tensors, MatrixType type);
 
   const ModelConfig& config() const { return config_; }
@@ -164,8 +169,8 @@ class Model {
   std::unique_ptr<Network> network_;
 };
 
-// The paper's forward floating-point operations per token: 2 (V C + matrices of the blocks). The embedding is
-// a look-up.
+// The paper's forward floating-point operations per token: 2 (V C + matrices of the blocks). The
+// embedding is a look-up.
 double forward_flops_per_token(const Model& model);
 
 }  // namespace rookery

@@ -17,7 +17,8 @@ uint64_t hash_of(std::string_view text) {  // FNV-1a
   return hash;
 }
 
-void fill_normal(const Random& random, double deviation, const TensorView& value, ThreadPool& pool) {
+void fill_normal(const Random& random, double deviation, const TensorView& value,
+                 ThreadPool& pool) {
   pool.for_ranges(value.count(), 4096, [&](int64_t begin, int64_t end, int) {
     Random numbers = random;
     numbers.set_position(4 * static_cast<uint64_t>(begin));  // a normal number takes four
@@ -34,10 +35,10 @@ void fill_uniform(Random random, double low, double high, const TensorView& valu
   }
 }
 
-// A random matrix with orthonormal rows or columns (whichever are fewer), times `gain`: the polar factor of a
-// normal matrix, which is distributed like the Q of its QR decomposition (Haar), by Newton-Schulz iteration
-// X <- X (3 - X^T X) / 2. Only products, so large heads take seconds; by our own tiles, so that every
-// machine gets the same numbers to rounding.
+// A random matrix with orthonormal rows or columns (whichever are fewer), times `gain`: the polar
+// factor of a normal matrix, which is distributed like the Q of its QR decomposition (Haar), by
+// Newton-Schulz iteration X <- X (3 - X^T X) / 2. Only products, so large heads take seconds; by
+// our own tiles, so that every machine gets the same numbers to rounding.
 void fill_orthogonal(const Random& random, double gain, const TensorView& value, ThreadPool& pool) {
   const int64_t rows = value.shape[0], cols = value.shape[1];
   const bool tall = rows >= cols;
@@ -106,15 +107,16 @@ void initialise(const ParameterSpec& spec, const ModelConfig& config, const Init
   const int64_t count = value.count(), layer = layer_of(spec.name);
   float* p = value.as<float>();
   if (options.scheme == "random") {
-    // Every number takes part: near one where ones stand, and of a size that keeps activations near one.
+    // Every number takes part: near one where ones stand, and of a size that keeps activations near
+    // one.
     if (spec.is_matrix()) {
       return fill_normal(random, 1 / std::sqrt(static_cast<double>(spec.shape[1])), value, pool);
     }
     fill_normal(random, 0.3, value, pool);
     const bool mix = spec.released == Init::kMixKey || spec.released == Init::kMixValue ||
                      spec.released == Init::kMixReceptance;
-    const float centre = spec.released == Init::kOne ? 1.0f
-                         : mix                       ? 0.5f
+    const float centre = spec.released == Init::kOne          ? 1.0f
+                         : mix                                ? 0.5f
                          : spec.released == Init::kDecaySpeed ? -1.0f
                                                               : 0.0f;
     for (int64_t i = 0; i < count; ++i) p[i] += centre;
@@ -129,8 +131,10 @@ void initialise(const ParameterSpec& spec, const ModelConfig& config, const Init
     for (int64_t i = 0; i < count; ++i) p[i] = static_cast<float>(formula(static_cast<double>(i)));
   };
   switch (paper ? spec.paper : spec.released) {
-    case Init::kZero: return each([](double) { return 0.0; });
-    case Init::kOne: return each([](double) { return 1.0; });
+    case Init::kZero:
+      return each([](double) { return 0.0; });
+    case Init::kOne:
+      return each([](double) { return 1.0; });
     case Init::kEmbedding:
       return fill_uniform(random, -options.embedding_scale, options.embedding_scale, value);
     case Init::kOrthogonal:
@@ -139,8 +143,10 @@ void initialise(const ParameterSpec& spec, const ModelConfig& config, const Init
           spec.gain * std::sqrt(std::max(1.0, static_cast<double>(spec.shape[0]) /
                                                   static_cast<double>(spec.shape[1]))),
           value, pool);
-    case Init::kNormal: return fill_normal(random, spec.gain, value, pool);
-    case Init::kMixKey: return each([&](double i) { return std::pow(i / width, to_last); });
+    case Init::kNormal:
+      return fill_normal(random, spec.gain, value, pool);
+    case Init::kMixKey:
+      return each([&](double i) { return std::pow(i / width, to_last); });
     case Init::kMixValue:
       return each([&](double i) { return std::pow(i / width, to_last) + 0.3 * from_first; });
     case Init::kMixReceptance:
@@ -150,8 +156,7 @@ void initialise(const ParameterSpec& spec, const ModelConfig& config, const Init
       });
     case Init::kDecaySpeed: {
       const double last = std::max<double>(static_cast<double>(count - 1), 1);
-      return each(
-          [&](double i) { return -5 + 8 * std::pow(i / last, 0.7 + 1.3 * from_first); });
+      return each([&](double i) { return -5 + 8 * std::pow(i / last, 0.7 + 1.3 * from_first); });
     }
     case Init::kBonus:
       return each([](double i) { return std::log(0.3) + 0.5 * (std::fmod(i + 1, 3) - 1); });

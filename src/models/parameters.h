@@ -1,5 +1,5 @@
-// One table of parameters per generation drives allocation, initialisation, loading, saving, the optimizer's
-// groups, printing and the count of parameters.
+// One table of parameters per generation drives allocation, initialisation, loading, saving, the
+// optimizer's groups, printing and the count of parameters.
 #pragma once
 
 #include <cstdint>
@@ -31,8 +31,8 @@ struct OptimizerGroup {
   bool weight_decay = false;  // matrices only
 };
 
-// What a fresh parameter holds. The formulas are those of arXiv 2305.13048 (Appendix E) and of the released
-// training code, which differ in the matrices and in mu_r.
+// What a fresh parameter holds. The formulas are those of arXiv 2305.13048 (Appendix E) and of the
+// released training code, which differ in the matrices and in mu_r.
 enum class Init : uint8_t {
   kZero,
   kOne,
@@ -67,7 +67,8 @@ struct InitOptions {
 // The schemes' names, for --help and errors.
 inline constexpr std::string_view kInitSchemes[] = {"released", "paper", "random"};
 
-// Fills one float32 parameter, whose name says its layer. Random numbers depend on the seed and the name only. Throws for an unknown scheme.
+// Fills one float32 parameter, whose name says its layer. Random numbers depend on the seed and the
+// name only. Throws for an unknown scheme.
 void initialise(const ParameterSpec& spec, const ModelConfig& config, const InitOptions& options,
                 const TensorView& value, ThreadPool& pool);
 

@@ -1,5 +1,5 @@
-// RWKV-4, forward only, in the paper's order (arXiv 2305.13048, section 3). The numbers in the comments are
-// its equations; docs/equations.md has the names.
+// RWKV-4, forward only, in the paper's order (arXiv 2305.13048, section 3). The numbers in the
+// comments are its equations; docs/equations.md has the names.
 
 #include "models/rwkv4.h"
 
@@ -15,33 +15,37 @@
 namespace rookery {
 namespace {
 
-// The parameters in checkpoint order: two of the embedding's norm in layer 0, then these of every layer.
+// The parameters in checkpoint order: two of the embedding's norm in layer 0, then these of every
+// layer.
 std::vector<ParameterSpec> parameters(const ModelConfig& m) {
   const int64_t C = m.width, A = m.attention_width, F = m.ffn_width, V = m.vocabulary;
   const OptimizerGroup vector{1, false}, matrix{1, true}, decay{2, false}, bonus{3, false};
   // W_o and the channel mixing's W_v of the paper: standard deviation sqrt(d / s).
-  const auto paper_gain = static_cast<float>(std::sqrt(static_cast<double>(F) / static_cast<double>(C)));
+  const auto paper_gain =
+      static_cast<float>(std::sqrt(static_cast<double>(F) / static_cast<double>(C)));
   constexpr Init zero = Init::kZero;
   std::vector<ParameterSpec> table;
   const auto norm = [&](const std::string& name, std::string_view part) {
     table.push_back({name + ".weight", {C}, Init::kOne, Init::kOne, 1, vector, part});
     table.push_back({name + ".bias", {C}, Init::kZero, Init::kZero, 1, vector, part});
   };
-  table.push_back({"emb.weight", {V, C}, Init::kEmbedding, Init::kEmbedding, 1, matrix, "embedding"});
+  table.push_back(
+      {"emb.weight", {V, C}, Init::kEmbedding, Init::kEmbedding, 1, matrix, "embedding"});
   for (int64_t l = 0; l < m.layers; ++l) {
     const std::string block = fmt::format("blocks.{}.", l);
     if (l == 0) norm(block + "ln0", "embedding");
     norm(block + "ln1", "time mixing");
     norm(block + "ln2", "channel mixing");
-    const auto add = [&](const char* name, const Shape& shape, Init released, Init paper, float gain,
-                         const OptimizerGroup& group, std::string_view part) {
+    const auto add = [&](const char* name, const Shape& shape, Init released, Init paper,
+                         float gain, const OptimizerGroup& group, std::string_view part) {
       table.push_back({block + name, shape, released, paper, gain, group, part});
     };
     add("att.time_decay", {A}, Init::kDecaySpeed, Init::kDecaySpeed, 1, decay, "time mixing");
     add("att.time_first", {A}, Init::kBonus, Init::kBonus, 1, bonus, "time mixing");
     add("att.time_mix_k", {1, 1, C}, Init::kMixKey, Init::kMixKey, 1, vector, "time mixing");
     add("att.time_mix_v", {1, 1, C}, Init::kMixValue, Init::kMixValue, 1, vector, "time mixing");
-    add("att.time_mix_r", {1, 1, C}, Init::kMixReceptance, Init::kMixReceptance, 1, vector, "time mixing");
+    add("att.time_mix_r", {1, 1, C}, Init::kMixReceptance, Init::kMixReceptance, 1, vector,
+        "time mixing");
     add("att.key.weight", {A, C}, zero, zero, 1, matrix, "time mixing");
     add("att.value.weight", {A, C}, Init::kOrthogonal, zero, 1, matrix, "time mixing");
     add("att.receptance.weight", {A, C}, zero, zero, 1, matrix, "time mixing");
@@ -124,16 +128,16 @@ class Rwkv4 final : public Network {
 
     // Time mixing.
     const Tensor att = layer_norm(ctx, x, *p.ln1_weight, *p.ln1_bias, config_.norm_epsilon);
-    const auto mixed = token_shift(
-        ctx, att, std::array<Tensor, 3>{*p.att_mix_r, *p.att_mix_k, *p.att_mix_v}, sequences,
-        in(kAttLast), out(kAttLast));
-    const Tensor r = linear(ctx, mixed[0], p.att_receptance->weight());  // (11)
-    const Tensor k = linear(ctx, mixed[1], p.att_key->weight());         // (12)
-    const Tensor v = linear(ctx, mixed[2], p.att_value->weight());       // (13)
-    const Tensor wkv =                                                   // (16)
-        wkv4(ctx, log_decay(ctx, *p.time_decay), *p.time_first, k, v, sequences,
+    const auto mixed =
+        token_shift(ctx, att, std::array<Tensor, 3>{*p.att_mix_r, *p.att_mix_k, *p.att_mix_v},
+                    sequences, in(kAttLast), out(kAttLast));
+    const auto rkv = linear_group(ctx, {{mixed[0], p.att_receptance->weight()},  // (11)
+                                        {mixed[1], p.att_key->weight()},         // (12)
+                                        {mixed[2], p.att_value->weight()}});     // (13)
+    const Tensor wkv =                                                           // (16)
+        wkv4(ctx, log_decay(ctx, *p.time_decay), *p.time_first, rkv[1], rkv[2], sequences,
              {in(kA), in(kB), in(kP), out(kA), out(kB), out(kP)});
-    const Tensor gated = sigmoid_gate(ctx, r, wkv);
+    const Tensor gated = sigmoid_gate(ctx, rkv[0], wkv);
     const Weight output = p.att_output->weight();  // (17)
     const Tensor y = drop ? dropout(ctx, linear(ctx, gated, output), options.dropout, x)
                           : linear(ctx, gated, output, x);
@@ -142,11 +146,11 @@ class Rwkv4 final : public Network {
     const Tensor ffn = layer_norm(ctx, y, *p.ln2_weight, *p.ln2_bias, config_.norm_epsilon);
     const auto ffn_mixed = token_shift(ctx, ffn, std::array<Tensor, 2>{*p.ffn_mix_r, *p.ffn_mix_k},
                                        sequences, in(kFfnLast), out(kFfnLast));
-    const Tensor ffn_r = linear(ctx, ffn_mixed[0], p.ffn_receptance->weight());             // (14)
-    const Tensor ffn_k = squared_relu(ctx, linear(ctx, ffn_mixed[1], p.ffn_key->weight()));  // (15)
-    const Tensor ffn_v = linear(ctx, ffn_k, p.ffn_value->weight());
-    return drop ? dropout(ctx, sigmoid_gate(ctx, ffn_r, ffn_v), options.dropout, y)
-                : sigmoid_gate(ctx, ffn_r, ffn_v, y);  // (18)
+    const auto rk = linear_group(ctx, {{ffn_mixed[0], p.ffn_receptance->weight()},  // (14)
+                                       {ffn_mixed[1], p.ffn_key->weight()}});       // (15)
+    const Tensor ffn_v = linear(ctx, squared_relu(ctx, rk[1]), p.ffn_value->weight());
+    return drop ? dropout(ctx, sigmoid_gate(ctx, rk[0], ffn_v), options.dropout, y)
+                : sigmoid_gate(ctx, rk[0], ffn_v, y);  // (18)
   }
 
   ModelConfig config_;

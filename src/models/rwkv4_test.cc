@@ -22,7 +22,8 @@ class Rwkv4Test : public ::testing::Test {
     for (int i = 0; i < 330; ++i) text.push_back((i * i + 3 * i) % kVocabulary);
   }
   Model make_model(const char* scheme = "random") {
-    return Model::initialised(make_config("4", kLayers, kWidth, kVocabulary), {.scheme = scheme}, pool);
+    return Model::initialised(make_config("4", kLayers, kWidth, kVocabulary), {.scheme = scheme},
+                              pool);
   }
 
   // Logits of every token of `text`, fed in pieces of these lengths, through slot 0 of `state`.
@@ -84,7 +85,8 @@ TEST_F(Rwkv4Test, PackedWithStrangersEqualsAlone) {
   State state(model.state_layout(), 4);
   const std::span<const int32_t> all(text);
   std::vector<double> result;
-  for (const auto& [begin, length] : {std::pair<int64_t, int64_t>{0, 200}, {200, 50}, {250, 1}, {251, 79}}) {
+  for (const auto& [begin, length] :
+       {std::pair<int64_t, int64_t>{0, 200}, {200, 50}, {250, 1}, {251, 79}}) {
     arena.reset();
     Batch batch;
     batch.add(all.subspan(3, 70), -1, 1);
@@ -195,7 +197,8 @@ TEST_F(Rwkv4GradientTest, EveryParameterMatchesComplexStep) {
       for (double& x : direction) x = random.next_u32() & 1 ? 1 : -1;
       double along = 0;
       for (size_t i = 0; i < gradient.size(); ++i) along += gradient[i] * direction[i];
-      compare_elements(parameter.spec.name, {along}, {derivative(complex, parameter, direction, dropout)},
+      compare_elements(parameter.spec.name, {along},
+                       {derivative(complex, parameter, direction, dropout)},
                        2e-5 * std::max(norm(gradient), 1e-2 * global));
     }
   }
@@ -204,7 +207,8 @@ TEST_F(Rwkv4GradientTest, EveryParameterMatchesComplexStep) {
 TEST_F(Rwkv4GradientTest, CheckpointingChangesMemoryAndNothingElse) {
   Model model = make_model();
   for (const float dropout : {0.0f, 0.3f}) {
-    const Gradients plain = gradients(model, false, dropout), again = gradients(model, true, dropout);
+    const Gradients plain = gradients(model, false, dropout),
+                    again = gradients(model, true, dropout);
     EXPECT_EQ(plain.values, again.values);
     EXPECT_EQ(plain.objective, again.objective);
     EXPECT_LT(again.arena_peak, plain.arena_peak);
@@ -238,27 +242,32 @@ TEST(Rwkv4, CountsOfThePapersTable2) {
   const struct {
     int64_t layers, width;
     double parameters, flops;
-  } kTable[] = {{12, 768, 1.693e8, 2.613e8},   {24, 1024, 4.304e8, 7.573e8}, {24, 2048, 1.515e9, 2.823e9},
-                {32, 2560, 2.985e9, 5.710e9}, {32, 4096, 7.393e9, 1.437e10}, {40, 5120, 1.415e10, 2.778e10}};
+  } kTable[] = {{12, 768, 1.693e8, 2.613e8},   {24, 1024, 4.304e8, 7.573e8},
+                {24, 2048, 1.515e9, 2.823e9},  {32, 2560, 2.985e9, 5.710e9},
+                {32, 4096, 7.393e9, 1.437e10}, {40, 5120, 1.415e10, 2.778e10}};
   for (const auto& row : kTable) {
     const Model model = Model::planned(make_config("4", row.layers, row.width, 50277));
     const int64_t D = row.width, L = row.layers;
     EXPECT_EQ(model.parameter_count(), 2 * 50277 * D + 13 * D * D * L + D * (11 * L + 4));
     // To the digits printed, give or take one in the last.
     const auto digit = [](double x) { return 1.01 * std::pow(10, std::floor(std::log10(x)) - 3); };
-    EXPECT_NEAR(static_cast<double>(model.parameter_count()), row.parameters, digit(row.parameters));
+    EXPECT_NEAR(static_cast<double>(model.parameter_count()), row.parameters,
+                digit(row.parameters));
     EXPECT_NEAR(forward_flops_per_token(model), row.flops, digit(row.flops));
   }
 }
 
 TEST_F(Rwkv4Test, InitialisationsAreTheirRecipes) {
   const Model released = make_model("released");
-  const auto values = [](const Model& m, const char* name) { return elements(m.parameter(name).value); };
+  const auto values = [](const Model& m, const char* name) {
+    return elements(m.parameter(name).value);
+  };
   EXPECT_EQ(largest(values(released, "blocks.1.att.key.weight")), 0);
   EXPECT_EQ(largest(values(released, "blocks.2.att.output.weight")), 0);
   EXPECT_LE(largest(values(released, "emb.weight")), 1e-4);
   EXPECT_GT(largest(values(released, "emb.weight")), 0.9e-4);
-  // Columns of the channel mixing's key are orthogonal, of length 2; those of the value matrix of length 1.
+  // Columns of the channel mixing's key are orthogonal, of length 2; those of the value matrix of
+  // length 1.
   const auto column_products = [&](const char* name, int64_t rows) {
     const auto w = values(released, name);
     double diagonal = 0, off = 0;
@@ -279,11 +288,13 @@ TEST_F(Rwkv4Test, InitialisationsAreTheirRecipes) {
   EXPECT_NEAR(decay.back(), 3, 1e-6);
   EXPECT_NEAR(decay[5], -5 + 8 * std::pow(5.0 / 23, 2.0), 1e-6);
   EXPECT_NEAR(values(released, "blocks.0.att.time_first")[1], std::log(0.3) + 0.5, 1e-6);
-  EXPECT_NEAR(values(released, "blocks.1.att.time_mix_r")[6], std::sqrt(std::pow(0.25, 2.0 / 3)), 1e-6);
+  EXPECT_NEAR(values(released, "blocks.1.att.time_mix_r")[6], std::sqrt(std::pow(0.25, 2.0 / 3)),
+              1e-6);
   const Model paper = make_model("paper");
   EXPECT_NEAR(values(paper, "blocks.1.att.time_mix_r")[6], 0.5 * std::pow(0.25, 2.0 / 3), 1e-6);
   EXPECT_EQ(largest(values(paper, "head.weight")), 0);
-  EXPECT_NEAR(norm(values(paper, "blocks.0.ffn.value.weight")) / std::sqrt(4.0 * kWidth * kWidth), 2, 0.1);
+  EXPECT_NEAR(norm(values(paper, "blocks.0.ffn.value.weight")) / std::sqrt(4.0 * kWidth * kWidth),
+              2, 0.1);
   EXPECT_THROW(make_model("orthogonal"), Error);
 }
 

@@ -24,10 +24,13 @@ nlohmann::json describe(const Model& model, const RunState& run) {
           {"tokens_seen", run.tokens_seen},
           {"options", to_json(run.options)},
           {"configuration_hash", configuration_hash(config, run.options)},
-          // All random numbers of training follow from the seed and the step: this is their whole state.
+          // All random numbers of training follow from the seed and the step: this is their whole
+          // state.
           {"random", {{"seed", run.options.seed}, {"step", run.step}}},
-          {"data", {{"files", run.data_files}, {"hash", run.data_hash},
-                    {"next_sample", run.step * run.options.batch * run.options.accumulation}}},
+          {"data",
+           {{"files", run.data_files},
+            {"hash", run.data_hash},
+            {"next_sample", run.step * run.options.batch * run.options.accumulation}}},
           {"checkpoint_every", run.checkpoint_every},
           {"keep", run.keep},
           {"validate_every", run.validate_every},
@@ -37,8 +40,9 @@ nlohmann::json describe(const Model& model, const RunState& run) {
 void copy_tensor(const TensorSource& source, const std::string& name, const TensorView& to) {
   const StoredTensor* from = source.find(name);
   check(from != nullptr, "it lacks '{}': is it a checkpoint of training, and complete?", name);
-  check(from->dtype == DType::kF32 && from->shape.count() == to.count(), "'{}' is {} {}, expected f32 {}", name,
-        name_of(from->dtype), from->shape.to_string(), to.shape.to_string());
+  check(from->dtype == DType::kF32 && from->shape.count() == to.count(),
+        "'{}' is {} {}, expected f32 {}", name, name_of(from->dtype), from->shape.to_string(),
+        to.shape.to_string());
   std::memcpy(to.data, from->data, to.bytes());
 }
 
@@ -97,7 +101,8 @@ TrainOptions train_options_from_json(const nlohmann::json& json) {
     optimizer.at("weight_decay").get_to(o.optimizer.weight_decay);
     optimizer.at("clip").get_to(o.optimizer.clip);
   } catch (const nlohmann::json::exception& error) {
-    fail("its training options cannot be read ({}): was it written by a newer version?", error.what());
+    fail("its training options cannot be read ({}): was it written by a newer version?",
+         error.what());
   }
   validate(o);
   return o;
@@ -127,8 +132,10 @@ std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path&
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) continue;
-    const std::string number = name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size());
-    if (number.empty() || number.size() > 18 || number.find_first_not_of("0123456789") != std::string::npos) {
+    const std::string number =
+        name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size());
+    if (number.empty() || number.size() > 18 ||
+        number.find_first_not_of("0123456789") != std::string::npos) {
       continue;
     }
     found.emplace_back(std::stoll(number), entry.path());
@@ -143,12 +150,15 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const
                                       const RunState& run) {
   std::vector<StoredTensor> tensors;
   const auto parameters = trainer.model().parameters();
-  for (const Parameter& parameter : parameters) tensors.push_back(stored(parameter.spec.name, parameter.value));
+  for (const Parameter& parameter : parameters)
+    tensors.push_back(stored(parameter.spec.name, parameter.value));
   for (size_t i = 0; i < parameters.size(); ++i) {
-    tensors.push_back(stored(std::string(kFirstMoment) + parameters[i].spec.name, trainer.optimizer().m(i)));
+    tensors.push_back(
+        stored(std::string(kFirstMoment) + parameters[i].spec.name, trainer.optimizer().m(i)));
   }
   for (size_t i = 0; i < parameters.size(); ++i) {
-    tensors.push_back(stored(std::string(kSecondMoment) + parameters[i].spec.name, trainer.optimizer().v(i)));
+    tensors.push_back(
+        stored(std::string(kSecondMoment) + parameters[i].spec.name, trainer.optimizer().v(i)));
   }
   const std::filesystem::path path = checkpoint_path(folder, run.step);
   write_safetensors(path, tensors, {{"rookery", describe(trainer.model(), run).dump()}});
@@ -191,17 +201,21 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool) {
     json.at("validation_loss").get_to(run.validation_loss);
     check(run.step >= 0, "its step is {}", run.step);
     Model model = Model::from_tensors(model_tensors(source), MatrixType::kF32);
-    check(json.at("configuration_hash").get<uint64_t>() == configuration_hash(model.config(), run.options),
+    check(json.at("configuration_hash").get<uint64_t>() ==
+              configuration_hash(model.config(), run.options),
           "its weights do not belong to its training options");
     resumed.trainer = std::make_unique<Trainer>(std::move(model), run.options, pool);
     const auto parameters = resumed.trainer->model().parameters();
     for (size_t i = 0; i < parameters.size(); ++i) {
-      copy_tensor(source, std::string(kFirstMoment) + parameters[i].spec.name, resumed.trainer->optimizer().m(i));
-      copy_tensor(source, std::string(kSecondMoment) + parameters[i].spec.name, resumed.trainer->optimizer().v(i));
+      copy_tensor(source, std::string(kFirstMoment) + parameters[i].spec.name,
+                  resumed.trainer->optimizer().m(i));
+      copy_tensor(source, std::string(kSecondMoment) + parameters[i].spec.name,
+                  resumed.trainer->optimizer().v(i));
     }
     resumed.trainer->set_steps_done(run.step);
   } catch (const nlohmann::json::exception& error) {
-    fail("cannot resume from '{}': its state of training cannot be read ({})", path.string(), error.what());
+    fail("cannot resume from '{}': its state of training cannot be read ({})", path.string(),
+         error.what());
   } catch (const Error& error) {
     fail("cannot resume from '{}': {}", path.string(), error.what());
   }

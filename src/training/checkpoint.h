@@ -1,6 +1,6 @@
-// Checkpoints of training: a safetensors file with the weights under their public names, Adam's moments as
-// optimizer.m.* and optimizer.v.*, and in its metadata, as JSON under "rookery", everything else a run needs
-// to go on bit for bit. Written aside, then renamed.
+// Checkpoints of training: a safetensors file with the weights under their public names, Adam's
+// moments as optimizer.m.* and optimizer.v.*, and in its metadata, as JSON under "rookery",
+// everything else a run needs to go on bit for bit. Written aside, then renamed.
 #pragma once
 
 #include <filesystem>
@@ -18,17 +18,17 @@ struct RunState {
   int64_t step = 0;
   int64_t tokens_seen = 0;
   std::string tokenizer = "bytes";
-  std::vector<std::string> data_files;  // for the user to read
-  uint64_t data_hash = 0;               // of the tokens
+  std::vector<std::string> data_files;                         // for the user to read
+  uint64_t data_hash = 0;                                      // of the tokens
   int64_t checkpoint_every = 0, keep = 0, validate_every = 0;  // the rest of the run's habits
-  double validation_loss = 0;           // the last one, nats per token; 0 before the first
+  double validation_loss = 0;  // the last one, nats per token; 0 before the first
 };
 
 nlohmann::json to_json(const TrainOptions& options);
 // Throws Error for anything that to_json does not write.
 TrainOptions train_options_from_json(const nlohmann::json& json);
-// Of the sizes of the model and the options: on one text, machine and thread count, two runs of one hash make
-// the same numbers.
+// Of the sizes of the model and the options: on one text, machine and thread count, two runs of one
+// hash make the same numbers.
 uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& options);
 
 // <folder>/checkpoint-00001000.safetensors
@@ -36,8 +36,8 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64
 // Of a run's folder, oldest first; none if the folder is not there.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder);
 
-// Writes the checkpoint of the trainer's step, and then removes all but the last `keep` (0: none is removed).
-// Returns its path.
+// Writes the checkpoint of the trainer's step, and then removes all but the last `keep` (0: none is
+// removed). Returns its path.
 std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const Trainer& trainer,
                                       const RunState& run);
 // Weights only: what others load.

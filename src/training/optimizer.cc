@@ -29,15 +29,17 @@ void Optimizer::attach(Tape& tape, bool accumulate) const {
 double Optimizer::step(Context& ctx, double learning_rate, int64_t step) {
   const double norm = global_norm(ctx, gradients_);
   check(std::isfinite(norm),
-        "the gradient is not finite at step {} (norm {}): lower the learning rate or clip more; the last "
+        "the gradient is not finite at step {} (norm {}): lower the learning rate or clip more; "
+        "the last "
         "checkpoint is whole",
         step, norm);
-  const AdamWStep now{.learning_rate = learning_rate,
-                      .beta1 = options_.beta1,
-                      .beta2 = options_.beta2,
-                      .epsilon = options_.epsilon,
-                      .gradient_scale = options_.clip > 0 ? std::min(1.0, options_.clip / (norm + 1e-6)) : 1,
-                      .step = step};
+  const AdamWStep now{
+      .learning_rate = learning_rate,
+      .beta1 = options_.beta1,
+      .beta2 = options_.beta2,
+      .epsilon = options_.epsilon,
+      .gradient_scale = options_.clip > 0 ? std::min(1.0, options_.clip / (norm + 1e-6)) : 1,
+      .step = step};
   for (size_t i = 0; i < gradients_.size(); ++i) {
     const Parameter& parameter = model_.parameters()[i];
     adamw(ctx, {.parameter = parameter.value,

@@ -21,8 +21,8 @@ class Optimizer {
 
   // Tells the tape where the gradients go; with `accumulate` they are added to what is there.
   void attach(Tape& tape, bool accumulate) const;
-  // Clips and updates; `step` counts from 1. Returns the global norm before clipping. Throws Error, and
-  // changes nothing, when the norm is not finite.
+  // Clips and updates; `step` counts from 1. Returns the global norm before clipping. Throws Error,
+  // and changes nothing, when the norm is not finite.
   double step(Context& ctx, double learning_rate, int64_t step);
 
   TensorView gradient(size_t parameter) const { return gradients_[parameter]; }

@@ -17,9 +17,9 @@ namespace rookery {
 
 // What decides a run's numbers. Saved in every checkpoint; a resumed run takes them from there.
 struct TrainOptions {
-  int64_t context = 256;      // tokens of a window
-  int64_t batch = 8;          // windows of a micro-batch
-  int64_t accumulation = 1;   // micro-batches of a step
+  int64_t context = 256;         // tokens of a window
+  int64_t batch = 8;             // windows of a micro-batch
+  int64_t accumulation = 1;      // micro-batches of a step
   DType products = DType::kF32;  // or BF16: bfloat16 products with float32 masters
   bool gradient_checkpointing = false;
   bool reset_documents = false;
@@ -47,7 +47,8 @@ class Trainer {
   // Takes a float32 model. `pool` must outlive this.
   Trainer(Model model, const TrainOptions& options, ThreadPool& pool);
 
-  // One step on this batch (its micro-batches in order). Throws Error when the numbers are not finite.
+  // One step on this batch (its micro-batches in order). Throws Error when the numbers are not
+  // finite.
   StepResult step(std::span<const TrainingBatch> micro_batches);
   // The next step's batches from the loader, and the step.
   StepResult step(const Loader& loader);
@@ -82,7 +83,7 @@ struct MemoryPlan {
   int64_t weights = 0;
   int64_t low_weights = 0;  // bfloat16 copies
   int64_t gradients = 0, moments = 0;
-  int64_t activations = 0;           // with scratch
+  int64_t activations = 0;  // with scratch
   int64_t activation_gradients = 0;
   int64_t total() const {
     return weights + low_weights + gradients + moments + activations + activation_gradients;

@@ -18,24 +18,35 @@ namespace {
 
 class TrainerTest : public ::testing::Test {
  protected:
-  TrainerTest() : folder_(std::filesystem::temp_directory_path() / ("rookery-trainer-" + std::to_string(::getpid()))) {
+  TrainerTest()
+      : folder_(std::filesystem::temp_directory_path() /
+                ("rookery-trainer-" + std::to_string(::getpid()))) {
     std::filesystem::create_directories(folder_);
     const std::string line = "the rook and the crow sat in the old tree; ";
-    for (int i = 0; i < 3000; ++i) text_.push_back(i % 500 == 499 ? 0 : static_cast<uint8_t>(line[i % line.size()]));
+    for (int i = 0; i < 3000; ++i)
+      text_.push_back(i % 500 == 499 ? 0 : static_cast<uint8_t>(line[i % line.size()]));
     options_.context = 24;
     options_.batch = 3;
-    options_.schedule = {.kind = ScheduleKind::kCosine, .rate = 3e-3, .final_rate = 3e-4, .warmup_steps = 3, .total_steps = 40};
+    options_.schedule = {.kind = ScheduleKind::kCosine,
+                         .rate = 3e-3,
+                         .final_rate = 3e-4,
+                         .warmup_steps = 3,
+                         .total_steps = 40};
   }
   ~TrainerTest() override { std::filesystem::remove_all(folder_); }
 
   Trainer make_trainer() {
-    return Trainer(Model::initialised(make_config("4", 2, 32, 256), {.seed = options_.seed}, pool_), options_, pool_);
+    return Trainer(Model::initialised(make_config("4", 2, 32, 256), {.seed = options_.seed}, pool_),
+                   options_, pool_);
   }
-  Loader loader() const { return Loader(text_, {options_.context, options_.seed, options_.reset_documents}); }
+  Loader loader() const {
+    return Loader(text_, {options_.context, options_.seed, options_.reset_documents});
+  }
   static std::vector<float> weights(const Trainer& trainer) {
     std::vector<float> all;
     for (size_t i = 0; i < trainer.model().parameters().size(); ++i) {
-      for (const TensorView& view : {static_cast<TensorView>(trainer.model().parameters()[i].value), trainer.optimizer().m(i), trainer.optimizer().v(i)}) {
+      for (const TensorView& view : {static_cast<TensorView>(trainer.model().parameters()[i].value),
+                                     trainer.optimizer().m(i), trainer.optimizer().v(i)}) {
         all.insert(all.end(), view.as<float>(), view.as<float>() + view.count());
       }
     }
@@ -77,11 +88,17 @@ TEST_F(TrainerTest, ADocumentResetIsASequenceOfItsOwn) {
   TrainingBatch cut;
   loader().append_at(490, cut);  // a 0 stands at 499
   ASSERT_EQ(cut.offsets.size(), 3u);
-  TrainingBatch first{{cut.tokens.begin(), cut.tokens.begin() + 9}, {cut.targets.begin(), cut.targets.begin() + 9}, {0, 9}};
-  TrainingBatch second{{cut.tokens.begin() + 9, cut.tokens.end()}, {cut.targets.begin() + 9, cut.targets.end()}, {0, 15}};
+  TrainingBatch first{{cut.tokens.begin(), cut.tokens.begin() + 9},
+                      {cut.targets.begin(), cut.targets.begin() + 9},
+                      {0, 9}};
+  TrainingBatch second{{cut.tokens.begin() + 9, cut.tokens.end()},
+                       {cut.targets.begin() + 9, cut.targets.end()},
+                       {0, 15}};
   Trainer trainer = make_trainer();
   while (trainer.steps_done() < 10) trainer.step(loader());
-  const double apart = (9 * trainer.evaluate(std::span(&first, 1)) + 15 * trainer.evaluate(std::span(&second, 1))) / 24;
+  const double apart =
+      (9 * trainer.evaluate(std::span(&first, 1)) + 15 * trainer.evaluate(std::span(&second, 1))) /
+      24;
   EXPECT_NEAR(trainer.evaluate(std::span(&cut, 1)), apart, 1e-5);
 }
 
@@ -89,7 +106,9 @@ TEST_F(TrainerTest, MaskedTokensTakeNoPart) {
   TrainingBatch batch;
   loader().append(0, batch);
   for (size_t i = 10; i < batch.targets.size(); ++i) batch.targets[i] = -1;
-  TrainingBatch shorter{{batch.tokens.begin(), batch.tokens.begin() + 10}, {batch.targets.begin(), batch.targets.begin() + 10}, {0, 10}};
+  TrainingBatch shorter{{batch.tokens.begin(), batch.tokens.begin() + 10},
+                        {batch.targets.begin(), batch.targets.begin() + 10},
+                        {0, 10}};
   Trainer a = make_trainer(), b = make_trainer();
   const StepResult masked = a.step(std::span(&batch, 1)), cut = b.step(std::span(&shorter, 1));
   EXPECT_NEAR(masked.loss, cut.loss, 1e-6);
@@ -109,7 +128,8 @@ TEST_F(TrainerTest, StopsBeforeNumbersThatAreNone) {
       Error);
 }
 
-// 2N steps = N, a checkpoint, N more: to the bit, with everything on that draws random numbers or recomputes.
+// 2N steps = N, a checkpoint, N more: to the bit, with everything on that draws random numbers or
+// recomputes.
 TEST_F(TrainerTest, ResumesBitForBit) {
   for (const DType products : {DType::kF32, DType::kBF16}) {
     options_.products = products;
@@ -122,7 +142,8 @@ TEST_F(TrainerTest, ResumesBitForBit) {
     const Loader data = loader();
     for (int i = 0; i < 10; ++i) straight.step(data);
     for (int i = 0; i < 5; ++i) half.step(data);
-    const auto path = save_checkpoint(folder_, half, {.options = options_, .step = 5, .tokens_seen = 5 * 144});
+    const auto path =
+        save_checkpoint(folder_, half, {.options = options_, .step = 5, .tokens_seen = 5 * 144});
     Resumed resumed = load_checkpoint(path, pool_);
     EXPECT_EQ(resumed.run.step, 5);
     EXPECT_EQ(resumed.run.tokens_seen, 5 * 144);
@@ -154,7 +175,8 @@ TEST_F(TrainerTest, RefusesDamagedCheckpoints) {
     std::ofstream(damaged, std::ios::binary) << bytes;
     EXPECT_THROW(load_checkpoint(damaged, pool_), Error);
   };
-  for (const size_t length : {size_t{1}, size_t{7}, size_t{100}, whole.size() / 2, whole.size() - 1}) {
+  for (const size_t length :
+       {size_t{1}, size_t{7}, size_t{100}, whole.size() / 2, whole.size() - 1}) {
     attempt(whole.substr(0, length));
   }
   const auto replaced = [&](std::string from, const std::string& to) {
@@ -163,7 +185,7 @@ TEST_F(TrainerTest, RefusesDamagedCheckpoints) {
     return bytes;
   };
   attempt(replaced("optimizer.m.emb.weight", "optimizer.m.emb.weighs"));
-  attempt(replaced("\\\"batch\\\":3", "\\\"batch\\\":4"));        // the hash notices
+  attempt(replaced("\\\"batch\\\":3", "\\\"batch\\\":4"));  // the hash notices
   attempt(replaced("\\\"context\\\":24", "\\\"context\\\":-4"));
   attempt(replaced("\\\"step\\\":1", "\\\"step\\\":x"));
   // A model without the state of training.

@@ -1,9 +1,11 @@
-// Real checkpoints with expected numbers. Lists at run time the folder named by ROOKERY_GOLDEN (default: given
-// at build), takes text from ../data beside it, and prints one line per file: OK, FAIL or SKIP with its name.
+// Real checkpoints with expected numbers. Lists at run time the folder named by ROOKERY_GOLDEN
+// (default: given at build), takes text from ../data beside it, and prints one line per file: OK,
+// FAIL or SKIP with its name.
 //   ref-G.json + .pth          logits after some tokens, evaluated in float64
 //   train-G.json (+ ref-G.pth)  a training run in float64
 //   tiny-*.bin + expected-logits-*.bin   trained models of the rwkv.cpp project
-// A generation that is not built is a SKIP; a built one that lacks its pair is a FAIL. Ends with 1 on any FAIL.
+// A generation that is not built is a SKIP; a built one that lacks its pair is a FAIL. Ends with 1
+// on any FAIL.
 
 #include <algorithm>
 #include <cstdio>
@@ -63,8 +65,8 @@ double check_logits(const Model& model, const std::vector<int32_t>& tokens,
     const auto found = expected.find(position);
     if (found == expected.end()) return;
     const double difference = worst_difference(row, found->second);
-    check(difference <= tolerance, "{}: logits after token {} differ by {:.3g}, tolerance {:.1g}", way, position,
-          difference, tolerance);
+    check(difference <= tolerance, "{}: logits after token {} differ by {:.3g}, tolerance {:.1g}",
+          way, position, difference, tolerance);
     worst = std::max(worst, difference);
   };
   const auto count = static_cast<int64_t>(tokens.size());
@@ -74,8 +76,11 @@ double check_logits(const Model& model, const std::vector<int32_t>& tokens,
       const auto part = std::span(tokens).subspan(at, std::min(piece, count - at));
       const std::vector<float> logits = session.feed_all(part);
       for (size_t i = 0; i < part.size(); ++i) {
-        compare(piece == count ? "all at once" : piece == 1 ? "one by one" : "in pieces of 50",
-                at + static_cast<int64_t>(i), std::span(logits).subspan(i * vocabulary, vocabulary));
+        compare(piece == count ? "all at once"
+                : piece == 1   ? "one by one"
+                               : "in pieces of 50",
+                at + static_cast<int64_t>(i),
+                std::span(logits).subspan(i * vocabulary, vocabulary));
       }
     }
   }
@@ -91,16 +96,19 @@ std::string check_reference(const fs::path& json_path) {
   fs::path weights = json_path;
   weights.replace_extension(".pth");
   require_file(weights);
-  const Model model = Model::from_tensors(model_tensors(open_checkpoint(weights)), MatrixType::kAsStored);
+  const Model model =
+      Model::from_tensors(model_tensors(open_checkpoint(weights)), MatrixType::kAsStored);
   check(model.config().generation == generation && model.config().layers == json.at("layers") &&
-            model.config().width == json.at("width") && model.config().vocabulary == json.at("vocab"),
+            model.config().width == json.at("width") &&
+            model.config().vocabulary == json.at("vocab"),
         "the checkpoint's sizes are not those of the json");
   std::map<int64_t, std::vector<double>> expected;
   for (const auto& [position, logits] : json.at("logits_after_token").items()) {
     expected[std::stoll(position)] = logits.get<std::vector<double>>();
   }
   check(!expected.empty(), "it expects nothing");
-  const double worst = check_logits(model, json.at("tokens").get<std::vector<int32_t>>(), expected, kLogitTolerance);
+  const double worst =
+      check_logits(model, json.at("tokens").get<std::vector<int32_t>>(), expected, kLogitTolerance);
   return fmt::format("largest difference {:.2g}", worst);
 }
 
@@ -134,20 +142,23 @@ std::string check_tiny(const fs::path& path) {
   require_file(logits_path);
   const MappedFile file(logits_path);
   std::vector<double> expected;
-  for (int64_t at = 0; at + 4 <= file.size(); at += 4) expected.push_back(load_at<float>(file.bytes(), at));
+  for (int64_t at = 0; at + 4 <= file.size(); at += 4)
+    expected.push_back(load_at<float>(file.bytes(), at));
   const Model model = Model::from_tensors(model_tensors(source), MatrixType::kF32);
   const std::vector<int32_t> prompt{'"', 'i', 'n'};
-  // A rounded or quantised file differs from the logits by its rounding: the definition, in double, of the
-  // numbers it holds is what we must give.
+  // A rounded or quantised file differs from the logits by its rounding: the definition, in double,
+  // of the numbers it holds is what we must give.
   if (source.metadata.at("weight_type") != "F32") expected = exact_logits(model, prompt);
-  return fmt::format("largest difference {:.2g}", check_logits(model, prompt, {{2, expected}}, kLogitTolerance));
+  return fmt::format("largest difference {:.2g}",
+                     check_logits(model, prompt, {{2, expected}}, kLogitTolerance));
 }
 
-void check_relative(const std::string& what, double actual, double expected, double tolerance, double scale = 0) {
+void check_relative(const std::string& what, double actual, double expected, double tolerance,
+                    double scale = 0) {
   const double limit = tolerance * std::max(std::abs(expected), scale);
   check(std::abs(actual - expected) <= limit,  // NaN fails
-        "{} is {:.9g}, expected {:.9g}: off by {:.2g} of it, tolerance {:.1g}", what, actual, expected,
-        std::abs(actual - expected) / std::max(std::abs(expected), scale), tolerance);
+        "{} is {:.9g}, expected {:.9g}: off by {:.2g} of it, tolerance {:.1g}", what, actual,
+        expected, std::abs(actual - expected) / std::max(std::abs(expected), scale), tolerance);
 }
 
 double norm_of(const TensorView& view) {
@@ -174,13 +185,16 @@ std::string check_training(const fs::path& json_path) {
   options.context = context;
   options.batch = batch;
   options.l2wrap = 1e-4;
-  options.schedule = {.kind = ScheduleKind::kConstant, .rate = json.at("learning_rate").get<double>()};
+  options.schedule = {.kind = ScheduleKind::kConstant,
+                      .rate = json.at("learning_rate").get<double>()};
   options.optimizer = {.beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-18, .weight_decay = 0, .clip = 1};
-  Trainer trainer(Model::from_tensors(model_tensors(open_checkpoint(weights)), MatrixType::kF32), options, pool());
+  Trainer trainer(Model::from_tensors(model_tensors(open_checkpoint(weights)), MatrixType::kF32),
+                  options, pool());
   for (size_t step = 0; step < losses.size(); ++step) {
     TrainingBatch data{{}, {}, {0}};
     for (int64_t b = 0; b < batch; ++b) {
-      const int64_t start = (static_cast<int64_t>(step) * batch + b) * 7919 % (length - (context + 1));
+      const int64_t start =
+          (static_cast<int64_t>(step) * batch + b) * 7919 % (length - (context + 1));
       for (int64_t i = 0; i < context; ++i) {
         data.tokens.push_back(static_cast<unsigned char>(text[start + i]));
         data.targets.push_back(static_cast<unsigned char>(text[start + i + 1]));
@@ -189,7 +203,8 @@ std::string check_training(const fs::path& json_path) {
     }
     const StepResult result = trainer.step(std::span(&data, 1));
     check_relative(fmt::format("loss of step {}", step), result.loss, losses[step], 5e-4);
-    check_relative(fmt::format("gradient norm of step {}", step), result.gradient_norm, norms[step], 2e-2);
+    check_relative(fmt::format("gradient norm of step {}", step), result.gradient_norm, norms[step],
+                   2e-2);
     if (step > 0) continue;
     // The gradients stay as they were before clipping: the optimizer scales while it reads.
     const auto parameters = trainer.model().parameters();
@@ -198,11 +213,13 @@ std::string check_training(const fs::path& json_path) {
                                       [&](const Parameter& p) { return p.spec.name == name; });
       check(found != parameters.end(), "the model has no '{}'", name);
       const double norm = norm_of(trainer.optimizer().gradient(found - parameters.begin()));
-      check_relative("first gradient norm of " + name, norm, expected.get<double>(), 1e-3, 1e-3 * norms[0]);
+      check_relative("first gradient norm of " + name, norm, expected.get<double>(), 1e-3,
+                     1e-3 * norms[0]);
     }
   }
   for (const auto& [name, expected] : json.at("final_weight_norms").items()) {
-    check_relative("final norm of " + name, norm_of(trainer.model().parameter(name).value), expected.get<double>(), 1e-4);
+    check_relative("final norm of " + name, norm_of(trainer.model().parameter(name).value),
+                   expected.get<double>(), 1e-4);
   }
   return fmt::format("{} steps", losses.size());
 }
@@ -211,8 +228,9 @@ std::string check_training(const fs::path& json_path) {
 bool has_partner(const fs::path& file, const std::vector<fs::path>& files) {
   const std::string name = file.filename().string(), stem = file.stem().string();
   const auto any = [&](const std::string& prefix) {
-    return std::any_of(files.begin(), files.end(),
-                       [&](const fs::path& other) { return other.filename().string().starts_with(prefix); });
+    return std::any_of(files.begin(), files.end(), [&](const fs::path& other) {
+      return other.filename().string().starts_with(prefix);
+    });
   };
   if (name.starts_with("ref-") && name.ends_with(".pth")) return any(stem + ".json");
   if (name.starts_with("expected-logits-")) return any("tiny-rwkv-" + stem.substr(16) + "-");
@@ -222,13 +240,15 @@ bool has_partner(const fs::path& file, const std::vector<fs::path>& files) {
 // The second half of a pair whose first half is missing.
 [[noreturn]] void lonely(const fs::path& file) {
   const std::string name = file.filename().string();
-  require_generation(name.ends_with(".pth") ? generation_of(open_checkpoint(file)) : name.substr(16, 1));
+  require_generation(name.ends_with(".pth") ? generation_of(open_checkpoint(file))
+                                            : name.substr(16, 1));
   fail("its pair is missing");
 }
 
 int run() {
   const char* named = std::getenv("ROOKERY_GOLDEN");
-  const fs::path folder = named != nullptr ? fs::path(named) : fs::path(ROOKERY_SOURCE_DIR) / "../shared/golden";
+  const fs::path folder =
+      named != nullptr ? fs::path(named) : fs::path(ROOKERY_SOURCE_DIR) / "../shared/golden";
   if (!fs::is_directory(folder)) {
     fmt::print("SKIP all (there is no folder {})\n", folder.string());
     return 0;

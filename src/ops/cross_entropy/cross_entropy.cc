@@ -6,8 +6,8 @@
 namespace rookery {
 namespace {
 
-// Logits that exist at one time. The gradient of the head is read and written once a chunk: larger chunks
-// cost memory, smaller ones bandwidth.
+// Logits that exist at one time. The gradient of the head is read and written once a chunk: larger
+// chunks cost memory, smaller ones bandwidth.
 constexpr int64_t kLogitBytes = int64_t{64} << 20;
 
 }  // namespace
@@ -20,16 +20,17 @@ CrossEntropyResult cross_entropy(Context& ctx, const Tensor& x, const Weight& he
         x.shape.to_string(), weight.shape.to_string());
   if (ctx.device != Device::kMeta) {
     for (int64_t t = 0; t < rows; ++t) {
-      check(targets[t] < vocabulary, "target token {} at position {} is not below the vocabulary's size {}",
-            targets[t], t, vocabulary);
+      check(targets[t] < vocabulary,
+            "target token {} at position {} is not below the vocabulary's size {}", targets[t], t,
+            vocabulary);
     }
   }
   CrossEntropyForward forward{x, weight, targets, options.scale, options.l2wrap};
   forward.losses = ctx.make({rows});
   forward.objective = ctx.make({1});
   const ArenaScope scope(*ctx.arena);
-  const int64_t chunk = std::clamp<int64_t>(kLogitBytes / (4 * std::max<int64_t>(vocabulary, 1)), 16,
-                                            std::max<int64_t>(rows, 16));
+  const int64_t chunk = std::clamp<int64_t>(kLogitBytes / (4 * std::max<int64_t>(vocabulary, 1)),
+                                            16, std::max<int64_t>(rows, 16));
   forward.logits = ctx.make({chunk, vocabulary});
   forward.low_x = low_copy(ctx, {nullptr, ctx.dtype, {chunk, x.cols()}}, weight);
   forward.low_logits = low_copy(ctx, forward.logits, weight);

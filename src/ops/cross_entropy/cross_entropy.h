@@ -1,10 +1,11 @@
-// The model's head and its loss in one operator, a chunk of rows at a time, so that the logits of a whole
-// batch never exist:
+// The model's head and its loss in one operator, a chunk of rows at a time, so that the logits of a
+// whole batch never exist:
 //   z = x W^T,   loss_t = log sum_j e^(z_tj) - z_t,target
 //   objective = scale * sum over t of (loss_t + l2wrap / 2 * (max_j z_tj)^2)
-// The second term is L2Wrap of the released RWKV code, which pulls the largest logit towards zero: its
-// gradient is l2wrap * scale * max z at the largest logit's index. It is not part of the reported loss.
-// A target below 0 is masked: no loss, no gradient. While recording, the gradients are computed here, too.
+// The second term is L2Wrap of the released RWKV code, which pulls the largest logit towards zero:
+// its gradient is l2wrap * scale * max z at the largest logit's index. It is not part of the
+// reported loss. A target below 0 is masked: no loss, no gradient. While recording, the gradients
+// are computed here, too.
 #pragma once
 
 #include "core/context.h"
@@ -20,7 +21,8 @@ struct CrossEntropyForward {
   TensorView losses;     // [T] nats; 0 where masked
   TensorView objective;  // [1]
   TensorView logits;     // [chunk, V] scratch
-  TensorView low_x, low_logits;  // BF16 [chunk, C], [chunk, V] scratch for bfloat16 products, or empty
+  TensorView low_x,
+      low_logits;  // BF16 [chunk, C], [chunk, V] scratch for bfloat16 products, or empty
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -61,7 +63,8 @@ struct CrossEntropyResult {
   TensorView objective;  // [1]
 };
 
-// x [T, C], head [V, C], targets [T] -> losses. Throws when the widths differ or a target is V or more.
+// x [T, C], head [V, C], targets [T] -> losses. Throws when the widths differ or a target is V or
+// more.
 CrossEntropyResult cross_entropy(Context& ctx, const Tensor& x, const Weight& head,
                                  const int32_t* targets, const CrossEntropyOptions& options);
 

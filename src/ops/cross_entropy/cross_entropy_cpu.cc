@@ -51,13 +51,13 @@ CrossEntropyRow softmax_row(float* HWY_RESTRICT z, int64_t count, int64_t target
   const float total = sum_lanes(sum);
   if (factor != 0) {
     const auto scale = hn::Set(d, factor / total);
-    for_vectors(count, [&](int64_t i, int64_t n) {
-      store(hn::Mul(load(z + i, n), scale), z + i, n);
-    });
+    for_vectors(count,
+                [&](int64_t i, int64_t n) { store(hn::Mul(load(z + i, n), scale), z + i, n); });
     z[target] -= factor;
     z[largest_index] += factor * l2wrap * largest;
   }
-  return {static_cast<double>(largest) + std::log(static_cast<double>(total)) - target_logit, largest};
+  return {static_cast<double>(largest) + std::log(static_cast<double>(total)) - target_logit,
+          largest};
 }
 
 }  // namespace
@@ -83,8 +83,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
   const int64_t rows = g.x.rows(), width = g.x.cols(), vocabulary = g.weight.rows();
   const int64_t chunk = g.logits.rows();
   const float factor =
-      backward == nullptr ? 0.0f
-                          : static_cast<float>(g.scale * *backward->dobjective.as<float>());
+      backward == nullptr ? 0.0f : static_cast<float>(g.scale * *backward->dobjective.as<float>());
   float* logits = g.logits.as<float>();
   double objective = 0;
   std::vector<double> largest(chunk);
@@ -158,7 +157,9 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
 }  // namespace
 
 void cross_entropy_forward(const CrossEntropyForward& g, Context& ctx) { run(g, nullptr, ctx); }
-void cross_entropy_backward(const CrossEntropyBackward& g, Context& ctx) { run(g.forward, &g, ctx); }
+void cross_entropy_backward(const CrossEntropyBackward& g, Context& ctx) {
+  run(g.forward, &g, ctx);
+}
 
 }  // namespace cpu
 }  // namespace rookery

@@ -13,7 +13,8 @@ class CrossEntropyTest : public OperatorTest {
     g.x = random({rows, width});
     g.weight = random({vocabulary, width}, 1, 0, dtype);
     targets_.resize(rows);
-    for (int64_t t = 0; t < rows; ++t) targets_[t] = t % 5 == 3 ? -1 : static_cast<int32_t>((t * 7) % vocabulary);
+    for (int64_t t = 0; t < rows; ++t)
+      targets_[t] = t % 5 == 3 ? -1 : static_cast<int32_t>((t * 7) % vocabulary);
     g.targets = targets_.data();
     g.scale = 1.0 / static_cast<double>(std::max<int64_t>(rows, 1));
     g.l2wrap = 0.1;
@@ -46,14 +47,16 @@ TEST_F(CrossEntropyTest, GradientsMatchComplexStep) {
 
 TEST_F(CrossEntropyTest, Bfloat16GradientsMatchComplexStep) {
   const CrossEntropyForward f = make_forward(21, 6, 19, 16, DType::kBF16);
-  CrossEntropyBackward g{f, random({1}), gradient(f.x.shape, false), gradient(f.weight.shape, false)};
+  CrossEntropyBackward g{f, random({1}), gradient(f.x.shape, false),
+                         gradient(f.weight.shape, false)};
   EXPECT_BACKWARD(cross_entropy, g);
 }
 
 TEST_F(CrossEntropyTest, RefusesATargetOutsideTheVocabulary) {
   const int32_t target = 3;
-  EXPECT_THROW(cross_entropy(ctx, Tensor{random({1, 4})}, Weight{Tensor{random({3, 4})}, {}}, &target, {}),
-               Error);
+  EXPECT_THROW(
+      cross_entropy(ctx, Tensor{random({1, 4})}, Weight{Tensor{random({3, 4})}, {}}, &target, {}),
+      Error);
 }
 
 }  // namespace

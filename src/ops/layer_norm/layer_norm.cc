@@ -17,9 +17,12 @@ Tensor layer_norm(Context& ctx, const Tensor& x, const Tensor& weight, const Ten
     const TensorView dy = ctx.tape->gradient(y);
     if (!dy) return;
     const ArenaScope scope(*ctx.arena);
-    const LayerNormBackward backward{
-        forward, dy, ctx.tape->gradient_out(x), ctx.tape->gradient_out(weight),
-        ctx.tape->gradient_out(bias), ctx.arena->make({ctx.threads(), 2, x.cols()}, ctx.dtype)};
+    const LayerNormBackward backward{forward,
+                                     dy,
+                                     ctx.tape->gradient_out(x),
+                                     ctx.tape->gradient_out(weight),
+                                     ctx.tape->gradient_out(bias),
+                                     ctx.arena->make({ctx.threads(), 2, x.cols()}, ctx.dtype)};
     ROOKERY_BACKWARD(ctx, layer_norm, backward);
   });
   return y;

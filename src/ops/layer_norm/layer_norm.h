@@ -1,5 +1,6 @@
 // Layer norm (Ba et al. 2016), each row by itself:
-//   y = (x - mean) * rstd * weight + bias,   mean = sum x / C,   rstd = 1 / sqrt(sum (x - mean)^2 / C + epsilon)
+//   y = (x - mean) * rstd * weight + bias,   mean = sum x / C,   rstd = 1 / sqrt(sum (x - mean)^2 /
+//   C + epsilon)
 #pragma once
 
 #include "core/context.h"
@@ -27,10 +28,10 @@ struct LayerNormForward {
 
 struct LayerNormBackward {
   LayerNormForward forward;
-  TensorView dy;               // [T, C]
-  GradView dx;                 // [T, C]
-  GradView dweight, dbias;     // [C]
-  TensorView partial_sums;     // [threads, 2, C], scratch: each thread's share of dweight and dbias
+  TensorView dy;            // [T, C]
+  GradView dx;              // [T, C]
+  GradView dweight, dbias;  // [C]
+  TensorView partial_sums;  // [threads, 2, C], scratch: each thread's share of dweight and dbias
 
   template <class Visitor>
   void visit(Visitor& v) {

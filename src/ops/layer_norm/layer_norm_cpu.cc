@@ -1,5 +1,5 @@
-// Layer norm on the CPU: rows over threads, channels over SIMD lanes. The variance is taken around the mean
-// in a second pass over the row, which is in the cache: E[x^2] - mean^2 would lose digits.
+// Layer norm on the CPU: rows over threads, channels over SIMD lanes. The variance is taken around
+// the mean in a second pass over the row, which is in the cache: E[x^2] - mean^2 would lose digits.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/layer_norm/layer_norm_cpu.cc"

@@ -7,8 +7,12 @@ namespace {
 class LayerNormTest : public OperatorTest {
  protected:
   LayerNormForward make_forward(int64_t rows, int64_t width, double offset = 0.5) {
-    return {random({rows, width}, 2, offset), random({width}, 0.5, 1), random({width}),
-            1e-5f,                            make({rows, width}),      make({rows, 2})};
+    return {random({rows, width}, 2, offset),
+            random({width}, 0.5, 1),
+            random({width}),
+            1e-5f,
+            make({rows, width}),
+            make({rows, 2})};
   }
 };
 
@@ -21,7 +25,8 @@ TEST_F(LayerNormTest, ForwardMatchesDefinition) {
 }
 
 TEST_F(LayerNormTest, ForwardKeepsDigitsFarFromZero) {
-  // A mean of 30 deviations costs five bits of the difference, and the tolerance knows only the result.
+  // A mean of 30 deviations costs five bits of the difference, and the tolerance knows only the
+  // result.
   LayerNormForward args = make_forward(4, 48, 60);
   CheckedForward<LayerNormForward> checked(args);
   cpu::layer_norm_forward(args, ctx);

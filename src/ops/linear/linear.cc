@@ -13,21 +13,23 @@ TensorView low_copy(Context& ctx, const TensorView& x, const TensorView& weight)
   return ctx.arena->make(x.shape, DType::kBF16);
 }
 
-Tensor linear(Context& ctx, const Tensor& x, const Weight& w, const Tensor& residual) {
+namespace {
+
+// Checks the shapes and makes the output.
+LinearForward prepare(Context& ctx, const Tensor& x, const Weight& w, const Tensor& residual,
+                      Tensor& y) {
   const TensorView& weight = w.product();
   check(x.shape.rank() == 2 && weight.shape.rank() == 2 && x.cols() == weight.shape[1],
         "linear: x {} does not fit the weight {} (out, in)", x.shape.to_string(),
         weight.shape.to_string());
-  const Tensor y = ctx.make({x.rows(), weight.rows()});
+  y = ctx.make({x.rows(), weight.rows()});
   check(!residual || residual.shape == y.shape, "linear: the residual {} should be {}",
         residual.shape.to_string(), y.shape.to_string());
-  LinearForward forward{x, weight, residual, y, {}};
-  {
-    const ArenaScope scope(*ctx.arena);
-    forward.low_x = low_copy(ctx, x, weight);
-    ROOKERY_FORWARD(ctx, linear, forward);
-  }
-  const Tensor value = w.value;
+  return {x, weight, residual, y, {}};
+}
+
+void record(Context& ctx, const LinearForward& forward, const Tensor& x, const Tensor& value,
+            const Tensor& residual, const Tensor& y) {
   ctx.record("linear", {x, value, residual}, {y}, [&ctx, forward, x, value, residual, y] {
     const TensorView dy = ctx.tape->gradient(y);
     if (!dy) return;
@@ -41,7 +43,42 @@ Tensor linear(Context& ctx, const Tensor& x, const Weight& w, const Tensor& resi
     backward.forward.low_x = low_copy(ctx, x, forward.weight);
     ROOKERY_BACKWARD(ctx, linear, backward);
   });
+}
+
+}  // namespace
+
+Tensor linear(Context& ctx, const Tensor& x, const Weight& w, const Tensor& residual) {
+  Tensor y;
+  LinearForward forward = prepare(ctx, x, w, residual, y);
+  {
+    const ArenaScope scope(*ctx.arena);
+    forward.low_x = low_copy(ctx, x, forward.weight);
+    ROOKERY_FORWARD(ctx, linear, forward);
+  }
+  record(ctx, forward, x, w.value, residual, y);
   return y;
+}
+
+std::vector<Tensor> linear_group(Context& ctx, std::initializer_list<LinearPair> pairs) {
+  assert(pairs.size() >= 1 && pairs.size() <= kMaxLinears);
+  std::vector<Tensor> outputs(pairs.size());
+  LinearGroupForward group;
+  for (const LinearPair& pair : pairs) {
+    group.part[group.count] = prepare(ctx, pair.x, pair.w, {}, outputs[group.count]);
+    ++group.count;
+  }
+  {
+    const ArenaScope scope(*ctx.arena);
+    for (int i = 0; i < group.count; ++i) {
+      group.part[i].low_x = low_copy(ctx, group.part[i].x, group.part[i].weight);
+    }
+    ROOKERY_FORWARD(ctx, linear_group, group);
+  }
+  for (int i = 0; i < group.count; ++i) {
+    const LinearPair& pair = pairs.begin()[i];
+    record(ctx, group.part[i], pair.x, pair.w.value, {}, outputs[i]);
+  }
+  return outputs;
 }
 
 }  // namespace rookery

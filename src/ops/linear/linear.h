@@ -1,4 +1,5 @@
-// Linear layer without bias: y = x W^T (+ residual). Weights are [out, in] in memory in every generation.
+// Linear layer without bias: y = x W^T (+ residual). Weights are [out, in] in memory in every
+// generation.
 //   dx = dy W,   dW = dy^T x,   dresidual = dy
 #pragma once
 
@@ -6,8 +7,8 @@
 
 namespace rookery {
 
-// A weight matrix. `value` has the gradient; `low`, when there, is its bfloat16 copy, which the products
-// read (training with float32 masters).
+// A weight matrix. `value` has the gradient; `low`, when there, is its bfloat16 copy, which the
+// products read (training with float32 masters).
 struct Weight {
   Tensor value;    // [N, K]: F32, F16 or BF16
   TensorView low;  // [N, K]: BF16, or empty
@@ -32,6 +33,26 @@ struct LinearForward {
   double terms() const { return static_cast<double>(std::max(x.cols(), y.rows())); }
 };
 
+// Several linear layers that do not depend on each other.
+inline constexpr int kMaxLinears = 3;
+struct LinearGroupForward {
+  int count = 0;
+  LinearForward part[kMaxLinears];
+
+  template <class Visitor>
+  void visit(Visitor& v) {
+    static constexpr const char* kX[] = {"x0", "x1", "x2"};
+    static constexpr const char* kWeight[] = {"weight0", "weight1", "weight2"};
+    static constexpr const char* kY[] = {"y0", "y1", "y2"};
+    for (int i = 0; i < count; ++i) {
+      v.input(kX[i], part[i].x);
+      v.input(kWeight[i], part[i].weight);
+      v.output(kY[i], part[i].y);
+    }
+  }
+  double terms() const { return part[0].terms(); }
+};
+
 struct LinearBackward {
   LinearForward forward;
   TensorView dy;       // [T, N]
@@ -51,13 +72,22 @@ struct LinearBackward {
 
 namespace cpu {
 void linear_forward(const LinearForward& g, Context& ctx);
+void linear_group_forward(const LinearGroupForward& g, Context& ctx);
 void linear_backward(const LinearBackward& g, Context& ctx);
 }  // namespace cpu
 
 // x [T, K], w [N, K] -> [T, N]. Throws when the widths differ.
 Tensor linear(Context& ctx, const Tensor& x, const Weight& w, const Tensor& residual = {});
 
-// Scratch for the bfloat16 image of x, when products with this weight want one on this device; else empty.
+// linear() of each pair, together: for few rows the threads meet once.
+struct LinearPair {
+  Tensor x;
+  Weight w;
+};
+std::vector<Tensor> linear_group(Context& ctx, std::initializer_list<LinearPair> pairs);
+
+// Scratch for the bfloat16 image of x, when products with this weight want one on this device; else
+// empty.
 TensorView low_copy(Context& ctx, const TensorView& x, const TensorView& weight);
 
 }  // namespace rookery

@@ -11,7 +11,8 @@ namespace rookery::cpu {
 void linear_forward(const LinearForward& g, Context& ctx) {
   const int64_t rows = g.x.rows(), outputs = g.weight.rows(), inputs = g.weight.cols();
   if (rows <= kFewRows && !ctx.deterministic) {
-    return few_rows_product(g.x, g.weight, g.residual.as<float>(), g.y.as<float>(), ctx);
+    const FewRows product{g.x, g.weight, g.residual.as<float>(), g.y.as<float>()};
+    return few_rows_products(std::span(&product, 1), ctx);
   }
   if (g.residual) {
     ctx.pool->for_ranges(g.y.count(), 65536, [&](int64_t begin, int64_t end, int) {
@@ -30,6 +31,18 @@ void linear_forward(const LinearForward& g, Context& ctx) {
            .c_stride = outputs,
            .accumulate = static_cast<bool>(g.residual)},
           ctx);
+}
+
+void linear_group_forward(const LinearGroupForward& g, Context& ctx) {
+  if (g.part[0].x.rows() > kFewRows || ctx.deterministic) {
+    for (int i = 0; i < g.count; ++i) linear_forward(g.part[i], ctx);
+    return;
+  }
+  FewRows products[kMaxLinears];
+  for (int i = 0; i < g.count; ++i) {
+    products[i] = {g.part[i].x, g.part[i].weight, nullptr, g.part[i].y.as<float>()};
+  }
+  few_rows_products(std::span(products, g.count), ctx);
 }
 
 void linear_backward(const LinearBackward& g, Context& ctx) {
@@ -65,7 +78,8 @@ void linear_backward(const LinearBackward& g, Context& ctx) {
     ctx.pool->for_ranges(g.dy.count(), 65536, [&](int64_t begin, int64_t end, int) {
       const float* from = g.dy.as<float>();
       float* to = g.dresidual.as<float>();
-      for (int64_t i = begin; i < end; ++i) to[i] = g.dresidual.accumulate ? to[i] + from[i] : from[i];
+      for (int64_t i = begin; i < end; ++i)
+        to[i] = g.dresidual.accumulate ? to[i] + from[i] : from[i];
     });
   }
 }

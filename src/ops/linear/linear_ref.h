@@ -19,4 +19,9 @@ void linear_forward(const LinearForward& g) {
   }
 }
 
+template <class T>
+void linear_group_forward(const LinearGroupForward& g) {
+  for (int i = 0; i < g.count; ++i) linear_forward<T>(g.part[i]);
+}
+
 }  // namespace rookery::ref

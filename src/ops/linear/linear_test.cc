@@ -9,9 +9,11 @@ class LinearTest : public OperatorTest {
  protected:
   LinearForward make_forward(int64_t rows, int64_t inputs, int64_t outputs, bool residual,
                              DType dtype = DType::kF32) {
-    LinearForward forward{random({rows, inputs}), random({outputs, inputs}, 1, 0, dtype),
+    LinearForward forward{random({rows, inputs}),
+                          random({outputs, inputs}, 1, 0, dtype),
                           residual ? random({rows, outputs}) : TensorView{},
-                          make({rows, outputs}), {}};
+                          make({rows, outputs}),
+                          {}};
     forward.low_x = low_copy(ctx, forward.x, forward.weight);
     return forward;
   }
@@ -24,6 +26,18 @@ TEST_F(LinearTest, ForwardMatchesDefinition) {
       for (const int64_t width : {1, 17, 64, 100}) {
         EXPECT_FORWARD(linear, make_forward(rows, width, 2 * width + 3, rows % 2 == 1, dtype));
       }
+    }
+  }
+}
+
+TEST_F(LinearTest, AGroupIsItsParts) {
+  for (const bool deterministic : {false, true}) {
+    ctx.deterministic = deterministic;
+    for (const int64_t rows : {0, 1, 4, 9, 20}) {
+      LinearGroupForward group{3,
+                               {make_forward(rows, 40, 90, false), make_forward(rows, 40, 7, false),
+                                make_forward(rows, 33, 300, false)}};
+      EXPECT_FORWARD(linear_group, group);
     }
   }
 }
@@ -82,12 +96,9 @@ TEST_F(LinearTest, Bfloat16GradientsMatchComplexStep) {
   for (const bool accumulate : {false, true}) {
     const LinearForward forward = make_forward(19, 9, 11, false, DType::kBF16);
     cpu::linear_forward(forward, ctx);
-    LinearBackward backward{forward,
-                            random({19, 11}),
-                            gradient({19, 9}, accumulate),
-                            gradient({11, 9}, accumulate),
-                            {},
-                            {}};
+    LinearBackward backward{
+        forward, random({19, 11}), gradient({19, 9}, accumulate), gradient({11, 9}, accumulate), {},
+        {}};
     backward.low_dy = low_copy(ctx, backward.dy, forward.weight);
     EXPECT_BACKWARD(linear, backward);
   }

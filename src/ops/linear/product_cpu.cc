@@ -1,5 +1,6 @@
-// Our own matrix products: tiles for many rows (when oneDNN is absent, cannot take the types, or may not be
-// used because results must not depend on the batch), and the matrix-vector kernel for few rows.
+// Our own matrix products: tiles for many rows (when oneDNN is absent, cannot take the types, or
+// may not be used because results must not depend on the batch), and the matrix-vector kernel for
+// few rows.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/linear/product_cpu.cc"
@@ -19,28 +20,31 @@ using cpu::Product;
 
 // ------------------------------------------------------------------------------------------ tiles
 
-// A tile of C stays in registers: kTileRows x 2 vectors. 24 accumulators of AVX-512's 32 registers, 12 of
-// AVX2's 16.
+// A tile of C stays in registers: kTileRows x 2 vectors. 24 accumulators of AVX-512's 32 registers,
+// 12 of AVX2's 16.
 #if HWY_TARGET == HWY_AVX3
 constexpr int kTileRows = 12;
 #else
 constexpr int kTileRows = 6;
 #endif
-// Depth of a packed block: a row panel (12 x 256 floats) fits the first-level cache, and the panel of B
-// (256 x 512 floats) the second.
+// Depth of a packed block: a row panel (12 x 256 floats) fits the first-level cache, and the panel
+// of B (256 x 512 floats) the second.
 constexpr int64_t kDepth = 256, kPanelColumns = 512, kPanelRows = 96;
 
 HWY_INLINE float element_of(const Operand& x, int64_t i, int64_t j) {
   const int64_t at = x.transposed ? j * x.stride + i : i * x.stride + j;
   switch (x.dtype) {
-    case DType::kF16: return to_float(static_cast<const Float16*>(x.data)[at]);
-    case DType::kBF16: return to_float(static_cast<const BFloat16*>(x.data)[at]);
-    default: return static_cast<const float*>(x.data)[at];
+    case DType::kF16:
+      return to_float(static_cast<const Float16*>(x.data)[at]);
+    case DType::kBF16:
+      return to_float(static_cast<const BFloat16*>(x.data)[at]);
+    default:
+      return static_cast<const float*>(x.data)[at];
   }
 }
 
-// Packs `count` lines of `depth` elements so that the lines lie side by side, zero-filled to a multiple of
-// `tile`: packed[(line / tile), k, line % tile]. `at(line, k)` reads one element.
+// Packs `count` lines of `depth` elements so that the lines lie side by side, zero-filled to a
+// multiple of `tile`: packed[(line / tile), k, line % tile]. `at(line, k)` reads one element.
 template <class At>
 HWY_INLINE void pack(int64_t count, int64_t depth, int64_t tile, float* HWY_RESTRICT packed,
                      const At& at) {
@@ -72,9 +76,9 @@ HWY_INLINE void pack_operand(const Operand& x, bool by_column, int64_t first, in
 }
 
 // C[rows x cols] (+)= packed row panel x packed column panel.
-HWY_INLINE void multiply_tile(int64_t depth, const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
-                              float* HWY_RESTRICT c, int64_t stride, int64_t rows, int64_t cols,
-                              bool accumulate) {
+HWY_INLINE void multiply_tile(int64_t depth, const float* HWY_RESTRICT a,
+                              const float* HWY_RESTRICT b, float* HWY_RESTRICT c, int64_t stride,
+                              int64_t rows, int64_t cols, bool accumulate) {
   const FloatTag d;
   const int64_t lanes = float_lanes();
   FloatVector left[kTileRows], right[kTileRows];
@@ -141,8 +145,9 @@ HWY_INLINE float weight_as_float(float w) { return w; }
 HWY_INLINE float weight_as_float(BFloat16 w) { return to_float(w); }
 HWY_INLINE float weight_as_float(Float16 w) { return to_float(w); }
 
-// kOutputs dot products with kRows inputs. Several weight rows at once: one stream of reads does not fill
-// the memory's bandwidth (12 of 22 GB/s on one core of a Sapphire Rapids), four to eight do.
+// kOutputs dot products with kRows inputs. Several weight rows at once: one stream of reads does
+// not fill the memory's bandwidth (12 of 22 GB/s on one core of a Sapphire Rapids), four to eight
+// do.
 template <int kOutputs, int kRows, class W>
 HWY_INLINE void dot_block(const W* HWY_RESTRICT weight, int64_t width, const float* HWY_RESTRICT x,
                           const float* HWY_RESTRICT residual, float* HWY_RESTRICT y,
@@ -157,11 +162,9 @@ HWY_INLINE void dot_block(const W* HWY_RESTRICT weight, int64_t width, const flo
     FloatVector xs[kRows];
     HWY_UNROLL(4)
     for (int r = 0; r < kRows; ++r) xs[r] = hn::LoadU(d, x + r * width + i);
-    HWY_UNROLL(4)
+    HWY_UNROLL(8)
     for (int o = 0; o < kOutputs; ++o) {
       const auto w = load_weights(weight + o * width + i);
-      // The next block's row: a row is too short for the hardware to see the stream coming.
-      hwy::Prefetch(weight + (kOutputs + o) * width + i);
       HWY_UNROLL(4)
       for (int r = 0; r < kRows; ++r) sums[o][r] = hn::MulAdd(w, xs[r], sums[o][r]);
     }
@@ -197,6 +200,11 @@ HWY_INLINE void few_rows_typed(const TensorView& x, const TensorView& weight, co
   const float* input = x.as<float>();
   const auto from = [&](int64_t o) { return residual == nullptr ? nullptr : residual + o; };
   int64_t o = begin;
+  // For one row, eight outputs at once: the end of a short row, with its sums over lanes and its
+  // mispredicted branch, costs as much as 2 KiB of weights.
+  for (; rows == 1 && o + 8 <= end; o += 8) {
+    dot_block<8, 1>(weight.as<W>() + o * width, width, input, from(o), y + o, outputs);
+  }
   for (; o + 4 <= end; o += 4) {
     all_rows<4>(weight.as<W>() + o * width, width, input, rows, from(o), y + o, outputs);
   }
@@ -208,10 +216,14 @@ HWY_INLINE void few_rows_typed(const TensorView& x, const TensorView& weight, co
 void few_rows_panel(const TensorView& x, const TensorView& weight, const float* residual, float* y,
                     int64_t begin, int64_t end) {
   switch (weight.dtype) {
-    case DType::kF32: return few_rows_typed<float>(x, weight, residual, y, begin, end);
-    case DType::kBF16: return few_rows_typed<BFloat16>(x, weight, residual, y, begin, end);
-    case DType::kF16: return few_rows_typed<Float16>(x, weight, residual, y, begin, end);
-    default: return;
+    case DType::kF32:
+      return few_rows_typed<float>(x, weight, residual, y, begin, end);
+    case DType::kBF16:
+      return few_rows_typed<BFloat16>(x, weight, residual, y, begin, end);
+    case DType::kF16:
+      return few_rows_typed<Float16>(x, weight, residual, y, begin, end);
+    default:
+      return;
   }
 }
 
@@ -306,16 +318,27 @@ void product(const Product& p, Context& ctx) {
   (void)onednn;
 }
 
-void few_rows_product(const TensorView& x, const TensorView& weight, const float* residual, float* y,
-                      Context& ctx) {
-  const int64_t outputs = weight.rows();
+void few_rows_products(std::span<const FewRows> products, Context& ctx) {
   // Pieces of some 128 KiB of weights: long streams, and a late thread costs one piece only.
-  const int64_t row_bytes = std::max<int64_t>(weight.cols() * size_of(weight.dtype), 1);
-  const int64_t piece = std::max<int64_t>(((int64_t{64} << 10) / row_bytes + 3) / 4 * 4, 4);
-  const int64_t pieces = (outputs + piece - 1) / piece;
+  constexpr int64_t kPieceBytes = int64_t{128} << 10;
+  const auto rows_of_piece = [](const FewRows& p) {
+    const int64_t row_bytes = std::max<int64_t>(p.weight.cols() * size_of(p.weight.dtype), 1);
+    return std::max<int64_t>((kPieceBytes / row_bytes + 7) / 8 * 8, 8);
+  };
+  int64_t pieces = 0;
+  for (const FewRows& p : products) {
+    pieces += (p.weight.rows() + rows_of_piece(p) - 1) / rows_of_piece(p);
+  }
   ctx.pool->run(pieces, [&](int64_t i, int) {
-    HWY_DYNAMIC_DISPATCH(few_rows_panel)
-    (x, weight, residual, y, i * piece, std::min(outputs, (i + 1) * piece));
+    for (const FewRows& p : products) {
+      const int64_t piece = rows_of_piece(p), count = (p.weight.rows() + piece - 1) / piece;
+      if (i < count) {
+        HWY_DYNAMIC_DISPATCH(few_rows_panel)
+        (p.x, p.weight, p.residual, p.y, i * piece, std::min(p.weight.rows(), (i + 1) * piece));
+        return;
+      }
+      i -= count;
+    }
   });
 }
 

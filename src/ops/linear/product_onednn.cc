@@ -1,5 +1,6 @@
-// Panels by oneDNN. The library is called single-threaded from our own pool: Debian's build brings a second
-// pool (libgomp) that spins when idle, competes with ours, and that the thread sanitizer cannot see.
+// Panels by oneDNN. The library is called single-threaded from our own pool: Debian's build brings
+// a second pool (libgomp) that spins when idle, competes with ours, and that the thread sanitizer
+// cannot see.
 
 #include <dlfcn.h>
 
@@ -13,11 +14,13 @@
 namespace rookery::cpu {
 namespace {
 
-// Tells libgomp that the calling thread works alone. Looked up at run time, so that no OpenMP is linked.
+// Tells libgomp that the calling thread works alone. Looked up at run time, so that no OpenMP is
+// linked.
 void work_alone() {
   thread_local const bool done = [] {
     using SetThreads = void (*)(int);
-    if (auto set_threads = reinterpret_cast<SetThreads>(::dlsym(RTLD_DEFAULT, "omp_set_num_threads"))) {
+    if (auto set_threads =
+            reinterpret_cast<SetThreads>(::dlsym(RTLD_DEFAULT, "omp_set_num_threads"))) {
       set_threads(1);
     }
     return true;
@@ -46,8 +49,9 @@ void bf16_product(const Product& p) {
   };
   thread_local std::map<Key, Cached> cache;
   thread_local dnnl::stream stream(cpu_engine());
-  const Key key{p.m,        p.n, p.k, p.a.stride, p.a.transposed, p.b.stride, p.b.transposed,
-                p.c_stride, p.accumulate};
+  const Key key{
+      p.m,        p.n,         p.k, p.a.stride, p.a.transposed, p.b.stride, p.b.transposed,
+      p.c_stride, p.accumulate};
   auto found = cache.find(key);
   if (found == cache.end()) {
     if (cache.size() > 512) cache.clear();  // a server meets many shapes
@@ -79,13 +83,12 @@ void bf16_product(const Product& p) {
 void product_onednn(const Product& p) {
   work_alone();
   if (p.a.dtype == DType::kBF16) return bf16_product(p);
-  const dnnl_status_t status =
-      dnnl_sgemm(p.a.transposed ? 'T' : 'N', p.b.transposed ? 'T' : 'N', p.m, p.n, p.k, 1.0f,
-                 static_cast<const float*>(p.a.data), p.a.stride,
-                 static_cast<const float*>(p.b.data), p.b.stride, p.accumulate ? 1.0f : 0.0f, p.c,
-                 p.c_stride);
-  check(status == dnnl_success, "oneDNN refused a product of {} x {} x {} (status {})", p.m, p.n, p.k,
-        static_cast<int>(status));
+  const dnnl_status_t status = dnnl_sgemm(p.a.transposed ? 'T' : 'N', p.b.transposed ? 'T' : 'N',
+                                          p.m, p.n, p.k, 1.0f, static_cast<const float*>(p.a.data),
+                                          p.a.stride, static_cast<const float*>(p.b.data),
+                                          p.b.stride, p.accumulate ? 1.0f : 0.0f, p.c, p.c_stride);
+  check(status == dnnl_success, "oneDNN refused a product of {} x {} x {} (status {})", p.m, p.n,
+        p.k, static_cast<int>(status));
 }
 
 }  // namespace rookery::cpu

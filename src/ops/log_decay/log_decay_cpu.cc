@@ -15,9 +15,8 @@ namespace {
 void forward_range(const LogDecayForward& g, int64_t begin, int64_t end) {
   const float* x = g.x.as<float>() + begin;
   float* y = g.y.as<float>() + begin;
-  for_vectors(end - begin, [&](int64_t i, int64_t n) {
-    store(hn::Neg(exponential(load(x + i, n))), y + i, n);
-  });
+  for_vectors(end - begin,
+              [&](int64_t i, int64_t n) { store(hn::Neg(exponential(load(x + i, n))), y + i, n); });
 }
 
 void backward_range(const LogDecayBackward& g, int64_t begin, int64_t end) {

@@ -31,7 +31,8 @@ std::vector<Tensor> token_shift(Context& ctx, const Tensor& x, std::span<const T
     TokenShiftBackward backward{.forward = forward};
     for (int i = 0; i < forward.count; ++i) backward.dy[i] = ctx.tape->gradient(outputs[i]);
     backward.dx = ctx.tape->gradient_out(inputs[0]);
-    for (int i = 0; i < forward.count; ++i) backward.dmix[i] = ctx.tape->gradient_out(inputs[i + 1]);
+    for (int i = 0; i < forward.count; ++i)
+      backward.dmix[i] = ctx.tape->gradient_out(inputs[i + 1]);
     backward.partial_sums = ctx.make({ctx.threads(), forward.count, forward.x.cols()});
     ROOKERY_BACKWARD(ctx, token_shift, backward);
   });

@@ -1,5 +1,6 @@
-// Token shift of RWKV-4 and 5 (arXiv 2305.13048, equations 11-13): every channel is a mix of this token and
-// the one before it in its sequence, once for each of several sets of weights, in one pass over x:
+// Token shift of RWKV-4 and 5 (arXiv 2305.13048, equations 11-13): every channel is a mix of this
+// token and the one before it in its sequence, once for each of several sets of weights, in one
+// pass over x:
 //   y_i[t] = m_i x[t] + (1 - m_i) x[t-1]
 // Before a sequence's first token stands the last one of its state, or zero.
 #pragma once
@@ -13,12 +14,12 @@ namespace rookery {
 inline constexpr int kMaxMixes = 6;
 
 struct TokenShiftForward {
-  int count = 0;               // of mixes
-  TensorView x;                // [T, C]
-  TensorView mix[kMaxMixes];   // [C]
-  Sequences sequences;         // T rows
+  int count = 0;                // of mixes
+  TensorView x;                 // [T, C]
+  TensorView mix[kMaxMixes];    // [C]
+  Sequences sequences;          // T rows
   StateView last_in, last_out;  // [slots] of C, or empty; may be the same memory
-  TensorView y[kMaxMixes];     // [T, C]
+  TensorView y[kMaxMixes];      // [T, C]
 
   template <class Visitor>
   void visit(Visitor& v) {
@@ -34,12 +35,12 @@ struct TokenShiftForward {
 
 struct TokenShiftBackward {
   TokenShiftForward forward;
-  TensorView dy[kMaxMixes];    // [T, C]; empty: zero
-  GradView dx;                 // [T, C]
-  GradView dmix[kMaxMixes];    // [C]
-  StateView dlast_out;         // gradient of the state left behind, or empty
-  StateView dlast_in;          // wanted gradient of the initial state, or empty; written
-  TensorView partial_sums;     // [threads, count, C] scratch: shares of dmix
+  TensorView dy[kMaxMixes];  // [T, C]; empty: zero
+  GradView dx;               // [T, C]
+  GradView dmix[kMaxMixes];  // [C]
+  StateView dlast_out;       // gradient of the state left behind, or empty
+  StateView dlast_in;        // wanted gradient of the initial state, or empty; written
+  TensorView partial_sums;   // [threads, count, C] scratch: shares of dmix
 
   template <class Visitor>
   void visit(Visitor& v) {

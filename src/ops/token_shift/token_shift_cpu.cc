@@ -28,7 +28,8 @@ void forward_row(const TokenShiftForward& g, int64_t t, const float* previous) {
 }
 
 // dx[t] = sum over i of m_i dy_i[t] + (1 - m_i) dy_i[t+1];  dm_i += dy_i[t] (x[t] - x[t-1]).
-// `next`: whether t+1 belongs to the same sequence; `dlast`: gradient of the state left by t, or null.
+// `next`: whether t+1 belongs to the same sequence; `dlast`: gradient of the state left by t, or
+// null.
 void backward_row(const TokenShiftBackward& g, int64_t t, const float* previous, bool next,
                   const float* dlast, float* HWY_RESTRICT dmix) {
   const FloatTag d;
@@ -134,7 +135,8 @@ void token_shift_backward(const TokenShiftBackward& g, Context& ctx) {
     float* out = g.dmix[i].as<float>();
     for (int64_t c = 0; c < width; ++c) {
       float sum = g.dmix[i].accumulate ? out[c] : 0.0f;
-      for (int64_t range = 0; range < ranges; ++range) sum += partial[(range * f.count + i) * width + c];
+      for (int64_t range = 0; range < ranges; ++range)
+        sum += partial[(range * f.count + i) * width + c];
       out[c] = sum;
     }
   }

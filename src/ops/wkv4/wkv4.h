@@ -3,9 +3,9 @@
 //   y_t = (a_{t-1} + e^(u + k_t) v_t) / (b_{t-1} + e^(u + k_t))
 //   a_t = e^w a_{t-1} + e^(k_t) v_t,      b_t = e^w b_{t-1} + e^(k_t)
 //
-// w <= 0 is the log of the decay, u the bonus of the current token. e^k overflows, so the state is kept as
-// (a e^-p, b e^-p, p) with p the running maximum of the exponents (the paper's Appendix D); p is a gauge: no
-// gradient flows through it. The empty state is a = b = 0, p = -1e38.
+// w <= 0 is the log of the decay, u the bonus of the current token. e^k overflows, so the state is
+// kept as (a e^-p, b e^-p, p) with p the running maximum of the exponents (the paper's Appendix D);
+// p is a gauge: no gradient flows through it. The empty state is a = b = 0, p = -1e38.
 #pragma once
 
 #include "core/context.h"
@@ -13,14 +13,15 @@
 namespace rookery {
 
 struct Wkv4Forward {
-  TensorView w;         // [A] log decay
-  TensorView u;         // [A] bonus
-  TensorView k, v;      // [T, A]
-  Sequences sequences;  // T rows
-  StateView a_in, b_in, p_in;     // [slots] of A, or empty: every sequence starts from the empty state
+  TensorView w;                // [A] log decay
+  TensorView u;                // [A] bonus
+  TensorView k, v;             // [T, A]
+  Sequences sequences;         // T rows
+  StateView a_in, b_in, p_in;  // [slots] of A, or empty: every sequence starts from the empty state
   StateView a_out, b_out, p_out;  // may be the same memory; or empty
   TensorView y;                   // [T, A]
-  // [segments, 3, A]: (a, b, p) before the first token of each segment, kept for the backward; or empty.
+  // [segments, 3, A]: (a, b, p) before the first token of each segment, kept for the backward; or
+  // empty.
   TensorView segment_states;
 
   template <class Visitor>
@@ -40,13 +41,13 @@ struct Wkv4Forward {
 
 struct Wkv4Backward {
   Wkv4Forward forward;
-  TensorView dy;                // [T, A]
-  GradView dw, du;              // [A]
-  GradView dk, dv;              // [T, A]
-  StateView da_out, db_out;     // gradient of the final a and b (in their gauge), or empty: zero
-  StateView da_in, db_in;       // wanted gradient of the initial a and b, or empty; written
-  TensorView partial_sums;      // [2 threads, 2, A] scratch: shares of dw and du
-  TensorView states;            // [threads, kWkv4Segment, 3, kWkv4Lanes] scratch: states inside a segment
+  TensorView dy;             // [T, A]
+  GradView dw, du;           // [A]
+  GradView dk, dv;           // [T, A]
+  StateView da_out, db_out;  // gradient of the final a and b (in their gauge), or empty: zero
+  StateView da_in, db_in;    // wanted gradient of the initial a and b, or empty; written
+  TensorView partial_sums;   // [2 threads, 2, A] scratch: shares of dw and du
+  TensorView states;  // [threads, kWkv4Segment, 3, kWkv4Lanes] scratch: states inside a segment
 
   template <class Visitor>
   void visit(Visitor& visitor) {
@@ -64,12 +65,13 @@ struct Wkv4Backward {
 
 // Tokens between two saved states, and channels that one task handles at most.
 inline constexpr int64_t kWkv4Segment = 128, kWkv4Block = 64;
-// Channels of the largest vector of any target: the backward keeps the states inside a segment for one vector
-// (128 x 3 x 16 floats = 24 KiB, half of a first-level cache).
+// Channels of the largest vector of any target: the backward keeps the states inside a segment for
+// one vector (128 x 3 x 16 floats = 24 KiB, half of a first-level cache).
 inline constexpr int64_t kWkv4Lanes = 16;
 inline constexpr double kWkv4EmptyExponent = -1e38;
 
-// Segments that these sequences are cut into: none crosses a border, none is longer than kWkv4Segment.
+// Segments that these sequences are cut into: none crosses a border, none is longer than
+// kWkv4Segment.
 int64_t wkv4_segment_count(const Sequences& sequences);
 
 namespace cpu {

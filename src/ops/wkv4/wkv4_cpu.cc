@@ -1,13 +1,15 @@
 // WKV-4 on the CPU, parallel over channels and over time.
 //
-// Time is cut into segments, and the segments of all sequences, in order, into ranges. A task is one range
-// of one block of channels. When there are blocks enough for the threads there is one range, and a task
-// walks through every sequence token by token. Otherwise (one long sequence, many cores) there are several:
-// each first finds what it adds to the state, starting from nothing; the carried states follow from these by
+// Time is cut into segments, and the segments of all sequences, in order, into ranges. A task is
+// one range of one block of channels. When there are blocks enough for the threads there is one
+// range, and a task walks through every sequence token by token. Otherwise (one long sequence, many
+// cores) there are several: each first finds what it adds to the state, starting from nothing; the
+// carried states follow from these by
 //   (a, b, p) after n tokens = e^(n w) (a, b, p) before + what the tokens add,
 // and then every range runs from its true state. The backward does the same from the end.
 //
-// Of two exponentials e^(x - max(x, y)), e^(y - max(x, y)) one is always 1, so one call serves both.
+// Of two exponentials e^(x - max(x, y)), e^(y - max(x, y)) one is always 1, so one call serves
+// both.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/wkv4/wkv4_cpu.cc"
@@ -81,7 +83,8 @@ HWY_INLINE void store_scaled(const Scaled& s, float* p, int64_t step, int64_t n)
 // e^decay x + y.
 HWY_INLINE Scaled combine(const Scaled& x, V decay, const Scaled& y) {
   const auto e = scale_pair(hn::Add(x.p, decay), y.p);
-  return {hn::MulAdd(e.x, x.a, hn::Mul(e.y, y.a)), hn::MulAdd(e.x, x.b, hn::Mul(e.y, y.b)), e.maximum};
+  return {hn::MulAdd(e.x, x.a, hn::Mul(e.y, y.a)), hn::MulAdd(e.x, x.b, hn::Mul(e.y, y.b)),
+          e.maximum};
 }
 
 HWY_INLINE Scaled advance(const Scaled& s, V w, V k, V v) {
@@ -154,7 +157,8 @@ HWY_INLINE void forward_carry(const Wkv4Forward& g, Wkv4Plan& plan, int64_t rang
   const auto w = load(g.w.as<float>() + c, n);
   int64_t i = plan.range_begin[range + 1] - 1;
   while (i > plan.range_begin[range] && !plan.segments[i].first) --i;
-  Scaled state = plan.segments[i].first ? state_before(g, plan.segments[i].sequence, c, n) : nothing();
+  Scaled state =
+      plan.segments[i].first ? state_before(g, plan.segments[i].sequence, c, n) : nothing();
   for (; i < plan.range_begin[range + 1]; ++i) {
     for (int64_t t = plan.segments[i].begin; t < plan.segments[i].end; ++t) {
       state = advance(state, w, load(g.k.as<float>() + t * width + c, n),
@@ -175,7 +179,8 @@ HWY_INLINE TokenBackward token_backward(const Scaled& before, V u, V k, V v, V d
   const auto y = hn::Mul(hn::MulAdd(e.x, before.a, hn::Mul(e.y, v)), inverse);
   return {k, v, y, hn::Mul(dy, inverse), e.y, e.maximum};
 }
-// The gradient of the state before this token: e^w that of the state after it, and this output's share.
+// The gradient of the state before this token: e^w that of the state after it, and this output's
+// share.
 HWY_INLINE Scaled retreat(const Scaled& gradient, V w, const TokenBackward& t) {
   const auto e = scale_pair(hn::Add(gradient.p, w), hn::Neg(t.q));
   const auto share = hn::Mul(e.y, t.g);
@@ -225,14 +230,15 @@ HWY_INLINE void backward_vector(const Wkv4Backward& g, const Wkv4Plan& plan, int
     for (int64_t t = segment.end - 1; t >= segment.begin; --t) {
       const int64_t at = t * width + c;
       const Scaled before = load_scaled(states + (t - segment.begin) * 3 * lanes, lanes, lanes);
-      const auto token = token_backward(before, u, load(f.k.as<float>() + at, n),
-                                        load(f.v.as<float>() + at, n), load(g.dy.as<float>() + at, n));
+      const auto token =
+          token_backward(before, u, load(f.k.as<float>() + at, n), load(f.v.as<float>() + at, n),
+                         load(g.dy.as<float>() + at, n));
       // Through this output.
       const auto direct = hn::Mul(token.g, token.now);
       const auto direct_k = hn::Mul(direct, hn::Sub(token.v, token.y));
       du = hn::Add(du, direct_k);
-      // Through the state after this token. Both exponents are at most 0: the gradient's p is minus a
-      // later q, which this token's k and p, decayed, do not exceed.
+      // Through the state after this token. Both exponents are at most 0: the gradient's p is minus
+      // a later q, which this token's k and p, decayed, do not exceed.
       const auto stored = exponential(hn::Add(token.k, gradient.p));
       const auto dk = hn::MulAdd(stored, hn::MulAdd(gradient.a, token.v, gradient.b), direct_k);
       const auto dv = hn::MulAdd(stored, gradient.a, direct);
@@ -269,20 +275,23 @@ HWY_INLINE void backward_carry(const Wkv4Backward& g, Wkv4Plan& plan, int64_t ra
     for (int64_t t = segment.end - 1; t >= segment.begin; --t) {
       const int64_t at = t * width + c;
       const Scaled before = load_scaled(states + (t - segment.begin) * 3 * lanes, lanes, lanes);
-      gradient = retreat(gradient, w,
-                         token_backward(before, u, load(f.k.as<float>() + at, n),
-                                        load(f.v.as<float>() + at, n), load(g.dy.as<float>() + at, n)));
+      gradient =
+          retreat(gradient, w,
+                  token_backward(before, u, load(f.k.as<float>() + at, n),
+                                 load(f.v.as<float>() + at, n), load(g.dy.as<float>() + at, n)));
     }
   }
   store_scaled(gradient, plan.carried.data() + (range - 1) * 3 * width + c, width, n);
 }
 
 // carried[to] = e^(tokens w) carried[from] + carried[to].
-void combine_carried(const Wkv4Forward& f, Wkv4Plan& plan, int64_t from, int64_t to, int64_t tokens) {
+void combine_carried(const Wkv4Forward& f, Wkv4Plan& plan, int64_t from, int64_t to,
+                     int64_t tokens) {
   const FloatTag d;
   const int64_t width = f.w.count();
   for_vectors(width, [&](int64_t c, int64_t n) {
-    const auto decay = hn::Mul(load(f.w.as<float>() + c, n), hn::Set(d, static_cast<float>(tokens)));
+    const auto decay =
+        hn::Mul(load(f.w.as<float>() + c, n), hn::Set(d, static_cast<float>(tokens)));
     float* target = plan.carried.data() + to * 3 * width + c;
     const Scaled before = load_scaled(plan.carried.data() + from * 3 * width + c, width, n);
     store_scaled(combine(before, decay, load_scaled(target, width, n)), target, width, n);
@@ -356,7 +365,8 @@ Wkv4Plan make_plan(const Wkv4Forward& g, const Context& ctx) {
   plan.range_begin.push_back(0);
   for (int64_t i = 0; i < segments; ++i) {
     const int64_t cut = static_cast<int64_t>(plan.range_begin.size());
-    if (cut < ranges && plan.segments[i].begin >= sequences.rows() * cut / ranges && i > plan.range_begin.back()) {
+    if (cut < ranges && plan.segments[i].begin >= sequences.rows() * cut / ranges &&
+        i > plan.range_begin.back()) {
       plan.range_begin.push_back(i);
     }
   }
@@ -365,8 +375,8 @@ Wkv4Plan make_plan(const Wkv4Forward& g, const Context& ctx) {
   return plan;
 }
 
-// body(range, begin, end, worker) for each range in [first, last) and block of channels; a small job stays
-// on this thread.
+// body(range, begin, end, worker) for each range in [first, last) and block of channels; a small
+// job stays on this thread.
 template <class Body>
 void for_tasks(Context& ctx, const Wkv4Forward& g, int64_t first, int64_t last, const Body& body) {
   const int64_t width = g.w.count(), blocks = blocks_of(width);
@@ -403,7 +413,8 @@ bool passes_through(const Wkv4Plan& plan, int64_t range) {
 void pass_empty_sequences(const Wkv4Forward& g) {
   if (!g.a_out) return;
   for (int64_t s = 0; s < g.sequences.count; ++s) {
-    if (g.sequences.offsets[s] != g.sequences.offsets[s + 1] || g.sequences.slot_out[s] < 0) continue;
+    if (g.sequences.offsets[s] != g.sequences.offsets[s + 1] || g.sequences.slot_out[s] < 0)
+      continue;
     const int64_t in = g.a_in ? g.sequences.slot_in[s] : -1, out = g.sequences.slot_out[s];
     const auto pass = [&](const StateView& from, const StateView& to, float empty) {
       float* target = to.slot<float>(out);
@@ -425,7 +436,8 @@ void wkv4_forward(const Wkv4Forward& g, Context& ctx) {
   Wkv4Plan plan = make_plan(g, ctx);
   if (plan.ranges() > 1) {
     for_tasks(ctx, g, 0, plan.ranges() - 1, [&](int64_t range, int64_t begin, int64_t end, int) {
-      if (plan.continues(range + 1)) HWY_DYNAMIC_DISPATCH(forward_carry_channels)(g, plan, range, begin, end);
+      if (plan.continues(range + 1))
+        HWY_DYNAMIC_DISPATCH(forward_carry_channels)(g, plan, range, begin, end);
     });
     for (int64_t range = 1; range + 1 < plan.ranges(); ++range) {
       if (!passes_through(plan, range)) continue;

@@ -31,7 +31,8 @@ class Wkv4Test : public OperatorTest {
     g.v = random({rows, width});
     g.sequences = {slots, layout.offsets.data(), layout.slot_in.data(), layout.slot_out.data()};
     if (with_state) {
-      g.a_in = state(slots, width), g.b_in = state(slots, width, 0.1, 1), g.p_in = state(slots, width);
+      g.a_in = state(slots, width), g.b_in = state(slots, width, 0.1, 1),
+      g.p_in = state(slots, width);
       g.a_out = state(slots, width), g.b_out = state(slots, width), g.p_out = state(slots, width);
     }
     g.y = make({rows, width});
@@ -59,7 +60,8 @@ TEST_F(Wkv4Test, ForwardMatchesDefinition) {
   }
 }
 
-// Few channels and long sequences: cut in time over the threads, with states carried from range to range.
+// Few channels and long sequences: cut in time over the threads, with states carried from range to
+// range.
 TEST_F(Wkv4Test, ParallelInTimeMatchesDefinition) {
   for (const double scale : {1.0, 20.0}) {  // e^60 and more: only the scaled form survives
     EXPECT_FORWARD(wkv4, make_forward({700}, 16, scale));
@@ -109,7 +111,8 @@ TEST_F(Wkv4Test, StateGradientsMatchComplexStep) {
   EXPECT_BACKWARD(wkv4, g);
 }
 
-// Long sequences, cut in time: along random directions, as there are too many scalars for one by one.
+// Long sequences, cut in time: along random directions, as there are too many scalars for one by
+// one.
 TEST_F(Wkv4Test, ParallelInTimeGradientsMatchComplexStep) {
   for (const auto& lengths : {std::vector<int64_t>{900}, {300, 700, 2, 500}}) {
     Wkv4Forward f = make_forward(lengths, 6);

@@ -12,6 +12,7 @@
 #include "core/cpu_info.h"
 #include "data/text_data.h"
 #include "inspect/machine_limits.h"
+#include "ops/linear/product_cpu.h"
 #include "training/checkpoint.h"
 #include "training/metrics.h"
 
@@ -111,7 +112,7 @@ void dry_run(const TrainFlags& flags, const ModelConfig& config, const TrainOpti
   // The product library compiles its kernels when it is first called, and that is part of a run's
   // memory.
   measure_product_rate(pool, options.products, 1);
-  const int64_t program = process_memory().resident;
+  const int64_t program = process_memory().resident + cpu::product_scratch_bytes(pool.threads());
   const double forward = forward_flops_per_token(model);
   const double per_step = 3 * forward * static_cast<double>(options.tokens_per_step());
   const int64_t total = plan.total() + program;
@@ -303,6 +304,9 @@ int train_anew(TrainFlags& flags) {
     options.reset_documents = flags.reset_documents == "on" ||
                               (flags.reset_documents == "auto" && run.text.has_documents);
   }
+  // A warm-up as long as the run would never reach the rate.
+  const int64_t warmup = options.schedule.warmup_steps;
+  options.schedule.warmup_steps = std::min(warmup, flags.steps / 10);
   if (flags.dry_run) {
     validate(options);
     const ModelConfig config = flags.model.empty()
@@ -318,11 +322,12 @@ int train_anew(TrainFlags& flags) {
         "the folder '{}' holds a run already: go on with --resume {}, or choose another --out",
         flags.out, flags.out);
   if (flags.minutes > 0) {
-    options.schedule.warmup_steps = std::min<int64_t>(options.schedule.warmup_steps, 1000);
     flags.steps = options.schedule.total_steps = steps_in(flags, run.text, pool);
+    options.schedule.warmup_steps = std::min(warmup, flags.steps / 10);
   }
-  // A warm-up as long as the run would never reach the rate.
-  options.schedule.warmup_steps = std::min(options.schedule.warmup_steps, flags.steps / 10);
+  // Says what does not fit before any memory is asked for.
+  Loader(training_part(run.text, options),
+         {options.context, options.seed, options.reset_documents});
   Model model = make_model(flags, pool);
   require_bytes(model.config());
   run.trainer = std::make_unique<Trainer>(std::move(model), options, pool);

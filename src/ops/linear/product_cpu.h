@@ -33,6 +33,9 @@ struct Product {
 
 void product(const Product& p, Context& ctx);
 
+// Memory that products keep for themselves, for plans of memory.
+int64_t product_scratch_bytes(int threads);
+
 // Whether products of two bfloat16 operands run at more than the float32 rate here.
 bool has_fast_bf16_products();
 

@@ -352,34 +352,42 @@ std::function<int()> add_bench(CLI::App& app) {
     auto flags = std::make_shared<BenchFlags>();
     flags->context = bench.default_context;
     flags->batch = bench.default_batch;
-    sub->add_option("--threads", *flags->threads, "Threads; 0: one for each core")
+    sub->add_option("--threads", *flags->threads, "Threads; 0: one for each physical core")
         ->check(CLI::Range(0, 1024))
         ->capture_default_str();
     sub->add_flag("--json", flags->json, "Report as one JSON object");
-    sub->add_option("--rounds", flags->rounds, "Measurements whose median is reported")
-        ->check(CLI::Range(1, 1000))
-        ->capture_default_str();
-    sub->add_option("--megabytes", flags->megabytes, "Memory that the bandwidth is measured on")
-        ->check(CLI::Range(8, 1 << 20))
-        ->capture_default_str();
+    if (bench.run != bench_decode) {
+      sub->add_option("--rounds", flags->rounds, "Measurements whose median is reported")
+          ->check(CLI::Range(1, 1000))
+          ->capture_default_str();
+    }
+    if (bench.run != bench_prefill && bench.run != bench_train) {
+      sub->add_option("--megabytes", flags->megabytes, "Memory that the bandwidth is measured on")
+          ->check(CLI::Range(8, 1 << 20))
+          ->capture_default_str();
+    }
     if (bench.shape) {
       sub->add_option("--shape", flags->shape,
                       "GENERATION:LAYERS:WIDTH:VOCABULARY; random weights, no file")
           ->capture_default_str();
-      sub->add_option("--dtype", flags->dtype, "Weights: f32, bf16, f16 (training: f32, bf16)")
-          ->check(CLI::IsMember({"f32", "bf16", "f16"}))
-          ->capture_default_str();
+      if (bench.run != bench_wkv4) {
+        const bool training = bench.run == bench_train;
+        sub->add_option("--dtype", flags->dtype, training ? "Products" : "Weights")
+            ->check(CLI::IsMember(training ? std::vector<std::string>{"f32", "bf16"}
+                                           : std::vector<std::string>{"f32", "bf16", "f16"}))
+            ->capture_default_str();
+      }
       sub->add_flag("--profile", flags->profile, "Time by operator, on standard error");
       sub->add_flag("--deterministic", flags->deterministic,
                     "Results that do not depend on the batch or the cutting");
     }
     if (bench.context)
       sub->add_option("--context", flags->context, "Tokens")
-          ->check(CLI::PositiveNumber)
+          ->check(at_least(1))
           ->capture_default_str();
     if (bench.batch)
       sub->add_option("--batch", flags->batch, "Sequences")
-          ->check(CLI::PositiveNumber)
+          ->check(at_least(1))
           ->capture_default_str();
     if (bench.run == bench_train) {
       sub->add_flag("--gradient-checkpointing", flags->checkpointing,
@@ -387,7 +395,7 @@ std::function<int()> add_bench(CLI::App& app) {
     }
     if (bench.tokens) {
       sub->add_option("--tokens", flags->tokens, "Tokens to decode")
-          ->check(CLI::PositiveNumber)
+          ->check(at_least(1))
           ->capture_default_str();
     }
     chosen->emplace_back(sub, &bench, flags);

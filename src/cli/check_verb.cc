@@ -36,8 +36,7 @@ std::string save_inputs(const CheckFlags& flags, const std::string& op,
 
 int check_model(const CheckFlags& flags) {
   if (flags.device != "check:cpu") {
-    fail("--device {} is not possible: this program was built without CUDA; use check:cpu",
-         flags.device);
+    wrong_usage("--device {} is not possible: this version has check:cpu", flags.device);
   }
   ThreadPool pool(resolve_threads(*flags.threads));
   Model model = flags.model.empty()
@@ -99,7 +98,7 @@ std::function<int()> add_check(CLI::App& app) {
       app, "check", "Run every operator of a training step beside its definition in double",
       "  rookery check --device check:cpu\n  rookery check model.safetensors --tape");
   auto flags = std::make_shared<CheckFlags>();
-  verb->add_option("model", flags->model,
+  verb->add_option("MODEL", flags->model,
                    "Model file or folder (default: a random model of --shape)");
   verb->add_option("--shape", flags->shape,
                    "GENERATION:LAYERS:WIDTH:VOCABULARY; keep it small: definitions are slow")

@@ -103,6 +103,14 @@ std::function<int()> add_init(CLI::App& app) {
       ->type_name("TYPE")
       ->default_str("f32");
   verb->add_option("-o,--output", options->output, "The file to write: NAME.safetensors")
+      ->check(CLI::Validator(
+          [](std::string& name) {
+            return name.ends_with(".safetensors")
+                       ? std::string()
+                       : fmt::format("'{}' should end in .safetensors, the format that is written",
+                                     name);
+          },
+          ""))
       ->required()
       ->type_name("FILE");
   verb->add_flag("--force", options->force, "Replace the file if it exists");

@@ -260,6 +260,10 @@ class Loop {
 
 int run_training(Run& run, const TrainFlags& flags, ThreadPool& pool) {
   run.validation = validation_batches(run.text, run.state.options, flags.validation_windows);
+  if (run.validation.empty() && run.state.options.validation_fraction > 0) {
+    fmt::print(stderr, "No validation: {} of the text is less than a window of {} tokens.\n",
+               run.state.options.validation_fraction, run.state.options.context);
+  }
   Loop loop(run, flags, pool);
   catch_signals();
   loop.train();
@@ -348,11 +352,12 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
   for (const CLI::Option* option : verb.get_options()) {
     const std::string name = option->get_name();
     if (option->count() == 0) continue;
-    check(std::find(std::begin(kAllowed), std::end(kAllowed), name) != std::end(kAllowed),
+    if (std::find(std::begin(kAllowed), std::end(kAllowed), name) == std::end(kAllowed)) {
+      wrong_usage(
           "{} cannot be given with --resume: the run goes on as it began (only --data, --steps, "
-          "--threads, "
-          "--json and --validation-windows may be)",
+          "--threads, --json and --validation-windows may be)",
           name);
+    }
   }
   ThreadPool pool(resolve_threads(*flags.threads));
   Run run;
@@ -419,37 +424,50 @@ std::function<int()> add_train(CLI::App& app) {
                    "Go on bit for bit from this run's newest checkpoint, or from this file")
       ->group(input);
 
-  verb->add_option("--model", f.model, "Start from this model instead of a fresh one")
-      ->group(model);
+  CLI::Option* const from_model =
+      verb->add_option("--model", f.model, "Start from this model instead of a fresh one")
+          ->group(model);
   verb->add_option("--generation", f.generation, "RWKV generation")
       ->capture_default_str()
-      ->group(model);
-  verb->add_option("--layers", f.layers, "Layers")->capture_default_str()->group(model);
-  verb->add_option("--width", f.width, "Width of the embedding")
+      ->group(model)
+      ->excludes(from_model);
+  verb->add_option("--layers", f.layers, "Layers")
+      ->check(at_least(1))
       ->capture_default_str()
-      ->group(model);
+      ->group(model)
+      ->excludes(from_model);
+  verb->add_option("--width", f.width, "Width of the embedding")
+      ->check(at_least(1))
+      ->capture_default_str()
+      ->group(model)
+      ->excludes(from_model);
   verb->add_option("--init", f.scheme,
                    "Initialisation: released (the public code's), paper, random")
       ->check(CLI::IsMember({"released", "paper", "random"}))
       ->capture_default_str()
-      ->group(model);
+      ->group(model)
+      ->excludes(from_model);
 
   verb->add_option("--context", o.context, "Tokens of a window")
+      ->check(at_least(1))
       ->capture_default_str()
       ->group(step);
   verb->add_option("--batch", o.batch, "Windows of a micro-batch")
+      ->check(at_least(1))
       ->capture_default_str()
       ->group(step);
   verb->add_option("--accumulate", o.accumulation, "Micro-batches of a step")
+      ->check(at_least(1))
       ->capture_default_str()
       ->group(step);
   verb->add_option("--steps", f.steps, "Steps")
-      ->check(CLI::PositiveNumber)
+
+      ->check(at_least(1))
       ->capture_default_str()
       ->group(step);
   verb->add_option("--minutes", f.minutes,
                    "As many steps as fit into this time, instead of --steps")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(0.001, 1e6))
       ->excludes("--steps")
       ->group(step);
   verb->add_option("--dtype", f.products, "Products: f32, or bf16 with float32 masters")
@@ -476,7 +494,7 @@ std::function<int()> add_train(CLI::App& app) {
       ->capture_default_str()
       ->group(step);
   verb->add_option("--threads", *(f.threads = std::make_shared<int>(0)),
-                   "Threads; 0: one for each core")
+                   "Threads; 0: one for each physical core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str()
       ->group(step);
@@ -492,10 +510,12 @@ std::function<int()> add_train(CLI::App& app) {
       ->capture_default_str()
       ->group(rate);
   verb->add_option("--warmup", o.schedule.warmup_steps, "Steps of warm-up, at most a tenth of all")
+      ->check(at_least(0))
       ->capture_default_str()
       ->group(rate);
   verb->add_option("--constant-steps", o.schedule.constant_steps,
                    "Steps at the initial rate before the exponential decay (constant-exponential)")
+      ->check(at_least(0))
       ->capture_default_str()
       ->group(rate);
 
@@ -522,16 +542,19 @@ std::function<int()> add_train(CLI::App& app) {
 
   verb->add_option("--checkpoint-every", f.checkpoint_every,
                    "Steps between checkpoints; 0: only at the end")
-      ->check(CLI::NonNegativeNumber)
+
+      ->check(at_least(0))
       ->capture_default_str()
       ->group(habits);
   verb->add_option("--keep", f.keep, "Checkpoints that are kept; 0: all")
-      ->check(CLI::NonNegativeNumber)
+
+      ->check(at_least(0))
       ->capture_default_str()
       ->group(habits);
   verb->add_option("--validate-every", f.validate_every,
                    "Steps between validations; 0: only at the end")
-      ->check(CLI::NonNegativeNumber)
+
+      ->check(at_least(0))
       ->capture_default_str()
       ->group(habits);
   verb->add_option("--validation-fraction", o.validation_fraction,
@@ -539,11 +562,13 @@ std::function<int()> add_train(CLI::App& app) {
       ->capture_default_str()
       ->group(habits);
   verb->add_option("--validation-windows", f.validation_windows, "Most windows of one validation")
-      ->check(CLI::PositiveNumber)
+
+      ->check(at_least(1))
       ->capture_default_str()
       ->group(habits);
   verb->add_flag("--dry-run", f.dry_run, "Print parameters, memory and FLOPs, and do nothing")
-      ->group(habits);
+      ->group(habits)
+      ->excludes("--minutes");
   verb->add_flag("--json", f.json, "Report as one JSON object")->group(habits);
   return
       [flags, verb] { return flags->resume.empty() ? train_anew(*flags) : resume(*flags, *verb); };

@@ -45,6 +45,18 @@ class ExamplesFirst final : public CLI::Formatter {
 
 }  // namespace
 
+CLI::Validator at_least(int64_t least) {
+  return CLI::Validator(
+      [least](std::string& text) {
+        int64_t value = 0;
+        const char* end = text.data() + text.size();
+        const auto [next, error] = std::from_chars(text.data(), end, value);
+        if (error == std::errc() && next == end && value >= least) return std::string();
+        return fmt::format("'{}' should be a whole number of at least {}", text, least);
+      },
+      "");
+}
+
 CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& what,
                    const std::string& examples) {
   CLI::App* verb = app.add_subcommand(name, what);
@@ -54,7 +66,7 @@ CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& wh
 
 std::shared_ptr<int> add_threads(CLI::App& verb) {
   auto threads = std::make_shared<int>(0);
-  verb.add_option("--threads", *threads, "Threads; 0: one for each core")
+  verb.add_option("--threads", *threads, "Threads; 0: one for each physical core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   return threads;
@@ -67,9 +79,9 @@ std::filesystem::path find_model_file(const std::string& path) {
   if (!fs::is_directory(path)) return path;
   const fs::path whole = fs::path(path) / "model.safetensors";
   const std::vector<fs::path> checkpoints = list_checkpoints(path);
-  // A finished run may have gone on since it wrote its model.
-  if (fs::exists(whole) && (checkpoints.empty() || fs::last_write_time(checkpoints.back()) <=
-                                                       fs::last_write_time(whole))) {
+  // A finished run may have gone on since it wrote its model: the later step counts.
+  if (fs::exists(whole) &&
+      (checkpoints.empty() || step_of_checkpoint(checkpoints.back()) <= step_of_model(whole))) {
     return whole;
   }
   check(

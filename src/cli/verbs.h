@@ -83,6 +83,9 @@ CLI::Validator parsed_by(F parse) {
       "");
 }
 
+// For ->check(): a whole number of at least `least`.
+CLI::Validator at_least(int64_t least);
+
 // --dtype: how a loaded model's matrices are kept.
 std::shared_ptr<MatrixType> add_dtype(CLI::App& verb);
 

@@ -44,6 +44,7 @@ class Shadow {
 
   Args args;
   std::map<std::string, TensorView> inputs, outputs;  // outputs include what is updated in place
+  std::map<std::string, TensorView> in_places;
   std::map<std::string, StateView> states_in, states_out;
   double epsilon = epsilon_of(DType::kF32);  // the coarsest type among the inputs
 
@@ -63,7 +64,7 @@ class Shadow {
   void in_place(const char* name, TensorView& view) {
     if (!view) return;
     copy(view);
-    outputs[name] = view;
+    outputs[name] = in_places[name] = view;
   }
   void state(const char* name, StateView& in, StateView& out) {
     if (in) states_in[name] = copy(in);
@@ -134,19 +135,33 @@ struct NamedGradients {
   }
 };
 
+// Hands over all that the operator read, as it was before the operator ran.
 template <class Args>
-void report_difference(Checker& checker, const std::string& op, Args args) {
+void report_difference(Checker& checker, const std::string& op, const Shadow<Args>& before) {
   if (!checker.on_difference) return;
-  NamedViews views;
-  args.visit(views);
-  checker.on_difference(op, views.inputs);
+  std::vector<NamedTensor> inputs;
+  for (const auto& [name, view] : before.inputs) inputs.push_back({name, view});
+  for (const auto& [name, view] : before.in_places) inputs.push_back({name, view});
+  for (const auto& [name, view] : before.states_in) {
+    inputs.push_back({"state " + name, {view.data, view.dtype, {view.slots, view.width}}});
+  }
+  checker.on_difference(op, inputs);
+}
+
+// What a rounding error of the tensor `name` is measured against besides its own largest number: an
+// argument struct may say so with `double magnitude(std::string_view) const`.
+template <class Args>
+double magnitude_of(const Args& args, const std::string& name) {
+  if constexpr (requires { args.magnitude(name); }) return args.magnitude(name);
+  return 0;
 }
 
 // Construct before the device runs (an operator may update in place), compare after.
 template <class Args>
 class CheckedForward {
  public:
-  explicit CheckedForward(const Args& args) : shadow_(args, DType::kF64) {}
+  explicit CheckedForward(const Args& args)
+      : before_(args, DType::kF64), shadow_(args, DType::kF64) {}
 
   void compare(Checker& checker, const std::string& op, Args args, void (*ref)(const Args&)) {
     ref(shadow_.args);
@@ -157,17 +172,17 @@ class CheckedForward {
       for (const NamedTensor& actual : views.outputs) {
         const double epsilon = std::max(
             shadow_.epsilon, size_of(actual.view.dtype) < 4 ? epsilon_of(actual.view.dtype) : 0.0);
-        worst = std::max(
-            worst, compare_one(op + ": " + actual.name, elements(actual.view),
-                               elements(shadow_.outputs.at(actual.name)), epsilon, args.terms()));
+        worst = std::max(worst, compare_one(op + ": " + actual.name, elements(actual.view),
+                                            elements(shadow_.outputs.at(actual.name)), epsilon,
+                                            args.terms(), magnitude_of(args, actual.name)));
       }
       for (const auto& [name, actual] : views.states_out) {
         worst = std::max(worst, compare_one(op + ": state " + name, elements(actual),
                                             elements(shadow_.states_out.at(name)), shadow_.epsilon,
-                                            args.terms()));
+                                            args.terms(), 0));
       }
     } catch (const Error&) {
-      report_difference(checker, op, args);
+      report_difference(checker, op, before_);
       throw;
     }
     ++checker.checked;
@@ -175,17 +190,20 @@ class CheckedForward {
 
  private:
   static double compare_one(const std::string& what, const std::vector<double>& actual,
-                            const std::vector<double>& expected, double epsilon, double terms) {
-    return compare_elements(what, actual, expected,
-                            rounding_tolerance(epsilon, terms, largest(expected)));
+                            const std::vector<double>& expected, double epsilon, double terms,
+                            double magnitude) {
+    return compare_elements(
+        what, actual, expected,
+        rounding_tolerance(epsilon, terms, std::max(largest(expected), magnitude)));
   }
-  Shadow<Args> shadow_;
+  Shadow<Args> before_, shadow_;
 };
 
 template <class Args, class Forward>
 class CheckedBackward {
  public:
-  explicit CheckedBackward(Args args) : shadow_(args.forward, DType::kC128) {
+  explicit CheckedBackward(Args args)
+      : original_(args.forward, DType::kF64), shadow_(args.forward, DType::kC128) {
     args.visit(gradients_);
     // A gradient that is added to: remember what was there.
     for (const auto& [name, view] : gradients_.gradients) {
@@ -218,7 +236,7 @@ class CheckedBackward {
                                             args.forward.terms(), ref, every_scalar, random));
       }
     } catch (const Error&) {
-      report_difference(checker, op, args.forward);
+      report_difference(checker, op, original_);
       throw;
     }
     ++checker.checked;
@@ -273,7 +291,7 @@ class CheckedBackward {
     return compare_elements(what + " (random direction)", {along}, {expected}, 4 * tolerance);
   }
 
-  Shadow<Forward> shadow_;
+  Shadow<Forward> original_, shadow_;
   NamedGradients gradients_;
   std::map<std::string, std::vector<double>> before_;
 };

@@ -126,19 +126,31 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64
   return folder / fmt::format("{}{:08}{}", kPrefix, step, kSuffix);
 }
 
+int64_t step_of_checkpoint(const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) return -1;
+  const std::string number =
+      name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size());
+  const bool digits = number.find_first_not_of("0123456789") == std::string::npos;
+  return digits && !number.empty() && number.size() <= 18 ? std::stoll(number) : -1;
+}
+
+int64_t step_of_model(const std::filesystem::path& path) {
+  const TensorSource source = open_checkpoint(path);
+  const auto metadata = source.metadata.find("rookery");
+  if (metadata == source.metadata.end()) return 0;
+  const nlohmann::json json = nlohmann::json::parse(metadata->second, nullptr, false);
+  return json.is_object() && json.contains("step") && json["step"].is_number_integer()
+             ? json["step"].get<int64_t>()
+             : 0;
+}
+
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder) {
   std::vector<std::pair<int64_t, std::filesystem::path>> found;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) continue;
-    const std::string number =
-        name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size());
-    if (number.empty() || number.size() > 18 ||
-        number.find_first_not_of("0123456789") != std::string::npos) {
-      continue;
-    }
-    found.emplace_back(std::stoll(number), entry.path());
+    const int64_t step = step_of_checkpoint(entry.path());
+    if (step >= 0) found.emplace_back(step, entry.path());
   }
   std::sort(found.begin(), found.end());
   std::vector<std::filesystem::path> paths;

@@ -36,6 +36,11 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64
 // Of a run's folder, oldest first; none if the folder is not there.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder);
 
+// The step in a checkpoint's name (-1: it is none), and the one a model of save_model was written at (0 if it
+// says none).
+int64_t step_of_checkpoint(const std::filesystem::path& path);
+int64_t step_of_model(const std::filesystem::path& path);
+
 // Writes the checkpoint of the trainer's step, and then removes all but the last `keep` (0: none is
 // removed). Returns its path.
 std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const Trainer& trainer,

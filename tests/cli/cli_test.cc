@@ -136,10 +136,12 @@ TEST_F(Cli, InitRepeatsAndProtectsFiles) {
   forced.emplace_back("--force");
   EXPECT_EQ(run(forced).code, 0);
   EXPECT_EQ(json_of({"info", first, "--json"})["layers"], 1);
-  expect_refused({"init", "--layers", "1", "--width", "32", "-o", path("d"), "--ranks", "32"}, 2,
-                 "leave it out");
-  expect_refused({"init", "--generation", "9", "--layers", "1", "--width", "32", "-o", path("d")},
-                 2, "generation '9'");
+  expect_refused(
+      {"init", "--layers", "1", "--width", "32", "-o", path("d.safetensors"), "--ranks", "32"}, 2,
+      "leave it out");
+  expect_refused(
+      {"init", "--generation", "9", "--layers", "1", "--width", "32", "-o", path("d.safetensors")},
+      2, "generation '9'");
   const std::string half = make_model("half.safetensors", {"--dtype", "bf16"});
   const Json stored = json_of({"info", half, "--json"})["stored"];
   EXPECT_GT(stored["bf16"], stored["f32"]);

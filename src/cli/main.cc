@@ -24,10 +24,12 @@ int run(int argc, char** argv) {
   app.failure_message([](const CLI::App* which, const CLI::Error& error) {
     const CLI::App* verb = which;
     while (!verb->get_subcommands().empty()) verb = verb->get_subcommands().front();
-    const std::string help = verb->get_parent() == nullptr
-                                 ? "rookery --help"
-                                 : "rookery " + verb->get_name() + " --help";
-    return std::string(error.what()) + "\nSee " + help + "\n";
+    std::string name = verb->get_name();
+    for (const CLI::App* above = verb->get_parent(); above != nullptr;
+         above = above->get_parent()) {
+      name = above->get_name() + " " + name;
+    }
+    return std::string(error.what()) + "\nSee " + name + " --help\n";
   });
   std::vector<std::pair<CLI::App*, std::function<int()>>> verbs;
   for (const cli::Verb& add : kVerbs) {

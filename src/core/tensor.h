@@ -98,6 +98,7 @@ struct StateView {
 // Sequences laid end to end: sequence s owns rows offsets[s] .. offsets[s + 1] - 1. There is no
 // padding. It reads its state from slot_in[s] and leaves it in slot_out[s]; -1 is the empty state /
 // nowhere.
+// What one sequence writes, no other of the same call may read or write.
 struct Sequences {
   int64_t count = 0;
   const int64_t* offsets = nullptr;   // [count + 1], offsets[0] == 0

@@ -91,7 +91,7 @@ TEST_F(Rwkv4Test, PackedWithStrangersEqualsAlone) {
     Batch batch;
     batch.add(all.subspan(3, 70), -1, 1);
     batch.add(all.subspan(begin, length), 2, 2);
-    batch.add(all.subspan(5, 1), 1, 3);
+    batch.add(all.subspan(5, 1), 3, 3);
     batch.add(all.subspan(0, 9), 0, -1);
     const Tensor x = model.forward(ctx, batch, {&state, &state});
     std::vector<int64_t> rows(length);

@@ -32,6 +32,9 @@ struct Wkv4Plan {
   std::vector<int64_t> range_begin;  // [ranges + 1], indices of segments
   // A state or its gradient passed from range to range, [ranges, 3, A]; empty with one range.
   std::vector<float> carried;
+  // With several ranges the final states, [sequences, 3, A], wait here until every range has read
+  // the initial ones: a state may be updated in place.
+  std::vector<float> final_states;
 
   int64_t ranges() const { return static_cast<int64_t>(range_begin.size()) - 1; }
   // Whether range r starts inside a sequence.
@@ -101,7 +104,7 @@ HWY_INLINE Scaled state_before(const Wkv4Forward& g, int64_t sequence, int64_t c
 
 // kVectors vectors of channels from c on, `n` channels left. The state stays in registers.
 template <int kVectors>
-HWY_INLINE void forward_block(const Wkv4Forward& g, const Wkv4Plan& plan, int64_t range, int64_t c,
+HWY_INLINE void forward_block(const Wkv4Forward& g, Wkv4Plan& plan, int64_t range, int64_t c,
                               int64_t n) {
   const int64_t lanes = float_lanes(), width = g.w.count();
   const float *k = g.k.as<float>() + c, *v = g.v.as<float>() + c;
@@ -143,6 +146,11 @@ HWY_INLINE void forward_block(const Wkv4Forward& g, const Wkv4Plan& plan, int64_
     if (slot < 0) continue;
     for (int j = 0; j < kVectors; ++j) {
       const int64_t at = c + j * lanes, left = n - j * lanes;
+      if (plan.ranges() > 1) {
+        store_scaled(state[j], plan.final_states.data() + segment.sequence * 3 * width + at, width,
+                     left);
+        continue;
+      }
       store(state[j].a, g.a_out.slot<float>(slot) + at, left);
       store(state[j].b, g.b_out.slot<float>(slot) + at, left);
       store(state[j].p, g.p_out.slot<float>(slot) + at, left);
@@ -298,7 +306,7 @@ void combine_carried(const Wkv4Forward& f, Wkv4Plan& plan, int64_t from, int64_t
   });
 }
 
-void forward_channels(const Wkv4Forward& g, const Wkv4Plan& plan, int64_t range, int64_t begin,
+void forward_channels(const Wkv4Forward& g, Wkv4Plan& plan, int64_t range, int64_t begin,
                       int64_t end) {
   constexpr int kVectors = 4;
   const int64_t lanes = float_lanes();
@@ -435,6 +443,7 @@ void pass_empty_sequences(const Wkv4Forward& g) {
 void wkv4_forward(const Wkv4Forward& g, Context& ctx) {
   Wkv4Plan plan = make_plan(g, ctx);
   if (plan.ranges() > 1) {
+    if (g.a_out) plan.final_states.resize(g.sequences.count * 3 * g.w.count());
     for_tasks(ctx, g, 0, plan.ranges() - 1, [&](int64_t range, int64_t begin, int64_t end, int) {
       if (plan.continues(range + 1))
         HWY_DYNAMIC_DISPATCH(forward_carry_channels)(g, plan, range, begin, end);
@@ -448,6 +457,17 @@ void wkv4_forward(const Wkv4Forward& g, Context& ctx) {
   for_tasks(ctx, g, 0, plan.ranges(), [&](int64_t range, int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(forward_channels)(g, plan, range, begin, end);
   });
+  if (plan.ranges() > 1 && g.a_out) {
+    const int64_t width = g.w.count();
+    for (const Wkv4Segment& segment : plan.segments) {
+      const int64_t slot = segment.last ? g.sequences.slot_out[segment.sequence] : -1;
+      if (slot < 0) continue;
+      const float* state = plan.final_states.data() + segment.sequence * 3 * width;
+      std::copy_n(state, width, g.a_out.slot<float>(slot));
+      std::copy_n(state + width, width, g.b_out.slot<float>(slot));
+      std::copy_n(state + 2 * width, width, g.p_out.slot<float>(slot));
+    }
+  }
   pass_empty_sequences(g);
 }
 

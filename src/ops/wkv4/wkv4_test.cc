@@ -69,6 +69,19 @@ TEST_F(Wkv4Test, ParallelInTimeMatchesDefinition) {
   }
 }
 
+// A long sequence cut in time reads its state in one task and writes it in another.
+TEST_F(Wkv4Test, ParallelInTimeMayUpdateTheStateInPlace) {
+  for (int round = 0; round < 20; ++round) {
+    Wkv4Forward g = make_forward({300, 500, 700}, 16);
+    const std::vector<int64_t> slots{2, 0, 1};
+    g.sequences.slot_in = g.sequences.slot_out = slots.data();
+    g.a_out = g.a_in, g.b_out = g.b_in, g.p_out = g.p_in;
+    CheckedForward<Wkv4Forward> checked(g);
+    cpu::wkv4_forward(g, ctx);
+    EXPECT_NO_THROW(checked.compare(checker, "wkv4", g, &ref::wkv4_forward<double>));
+  }
+}
+
 TEST_F(Wkv4Test, DeterministicDoesNotDependOnTheCutting) {
   ctx.deterministic = true;
   const Wkv4Forward whole = make_forward({400}, 24);

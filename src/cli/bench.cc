@@ -158,17 +158,22 @@ int bench_decode(const BenchFlags& f) {
     times.push_back(seconds_since(start));
   }
   progress.finish();
-  const auto rate_of = [&](size_t begin, size_t end) {
-    return 1 / median({times.begin() + static_cast<int64_t>(begin),
-                       times.begin() + static_cast<int64_t>(end)});
-  };
-  const double rate = rate_of(0, times.size()), bandwidth = median(read);
-  const size_t window =
-      std::min<size_t>(times.size(), 100);  // the 100th token: the median of 51 to 150
-  const size_t first = std::min<size_t>(50, times.size() - window);
-  const double first_rate = rate_of(first, first + window),
-               last_rate = rate_of(times.size() - window, times.size());
   const long long growth = process_memory().resident - memory_before;
+  const double rate = 1 / median(times), bandwidth = median(read);
+  // Whether a token late in a text costs more: the tokens around a new text's 100th and those after
+  // the last one, twenty of each in turns.
+  Session fresh(model, pool, f.deterministic);
+  for (int64_t t = 0; t < 50; ++t) fresh.feed(tokens[t % tokens.size()]);
+  std::vector<double> early, late;
+  for (int turn = 0; turn < 10; ++turn) {
+    const bool old = turn % 2 == 1;
+    for (int64_t t = 0; t < 20; ++t) {
+      const auto start = Clock::now();
+      (old ? session : fresh).feed(tokens[next++ % tokens.size()]);
+      (old ? late : early).push_back(seconds_since(start));
+    }
+  }
+  const double first_rate = 1 / median(early), last_rate = 1 / median(late);
   Report report =
       make_report("decode", f, pool.threads(), rate, "read bandwidth", bandwidth / bytes);
   report.json["read_bandwidth"] = bandwidth;
@@ -178,9 +183,10 @@ int bench_decode(const BenchFlags& f) {
   report.json["last_rate"] = last_rate;
   report.json["memory_growth"] = growth;
   report.text += fmt::format(
-      "{:.0f} MB per token at {:.1f} GB/s; around the 100th token {:.1f}/s, the last {}: {:.1f}/s; "
-      "memory grew by {}\n",
-      bytes / 1e6, bandwidth / 1e9, first_rate, window, last_rate,
+      "{:.0f} MB per token at {:.1f} GB/s; in turns, around the 100th token {:.1f}/s and after the "
+      "{}th "
+      "{:.1f}/s; memory grew by {}\n",
+      bytes / 1e6, bandwidth / 1e9, first_rate, times.size(), last_rate,
       format_bytes(static_cast<double>(growth)));
   if (f.profile) print_profile(profile);
   print(report, f.json);

@@ -27,6 +27,7 @@ struct GenerateOptions {
   std::shared_ptr<Prompt> prompt;
   std::shared_ptr<MatrixType> dtype;
   std::shared_ptr<int> threads;
+  std::shared_ptr<std::string> tokenizer;
   int64_t tokens = 256;
   SamplerOptions sampling;
   std::optional<double> presence, frequency;
@@ -94,7 +95,7 @@ class Output {
   bool echo(std::span<const int32_t> ids) {
     std::string shown;
     for (const int32_t id : ids) {
-      shown += tokenizer_ == nullptr ? next_id(id) : utf8_.push(tokenizer_->decode_one(id));
+      shown += tokenizer_ == nullptr ? next_id(id) : utf8_.push(tokenizer_->bytes_of(id));
     }
     return write(shown);
   }
@@ -102,7 +103,7 @@ class Output {
   bool token(const Sampler::Choice& choice) {
     std::string bytes, text;
     if (tokenizer_ != nullptr) {
-      bytes = tokenizer_->decode_one(choice.id);
+      bytes = tokenizer_->bytes_of(static_cast<int32_t>(choice.id));
       text = utf8_.push(matcher_.push(bytes));
     }
     if (!json_) return write(tokenizer_ == nullptr ? next_id(choice.id) : text);
@@ -214,10 +215,12 @@ void fit_to_model(SamplerOptions& sampling, const GenerateOptions& options, cons
 int generate(const GenerateOptions& options) {
   SamplerOptions sampling = sampler_options(options);
   const LoadedModel loaded = load_model(options.model, *options.dtype);
-  const std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(loaded);
+  const std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(loaded, *options.tokenizer);
   if (tokenizer == nullptr && !options.stops.empty()) {
-    wrong_usage("--stop needs text, and this version knows no tokenizer for a vocabulary of {}",
-                loaded.model->config().vocabulary);
+    wrong_usage(
+        "--stop needs text, and no tokenizer is known for a vocabulary of {}: give --tokenizer "
+        "FILE",
+        loaded.model->config().vocabulary);
   }
   fit_to_model(sampling, options, *loaded.model, tokenizer.get());
   const std::vector<int32_t> prompt = prompt_ids(*options.prompt, *loaded.model, tokenizer.get());
@@ -370,6 +373,7 @@ std::function<int()> add_generate(CLI::App& app) {
       ->needs(json)
       ->capture_default_str();
   verb->add_flag("-q,--quiet", options->quiet, "No line with tokens, rate and seed at the end");
+  options->tokenizer = add_tokenizer(*verb);
   options->dtype = add_dtype(*verb);
   options->threads = add_threads(*verb);
   verb->add_flag("--deterministic", options->deterministic,

@@ -221,7 +221,7 @@ int info(const InfoOptions& options) {
               {"file_bytes", source.file().size()},
               {"stored", stored}};
     result.update(describe(*loaded.model));
-    if (const auto tokenizer = find_tokenizer(loaded)) result["tokenizer"] = tokenizer->name();
+    if (const auto tokenizer = find_tokenizer(loaded, "")) result["tokenizer"] = tokenizer->name();
     const Json made = origin(loaded.metadata);
     if (!made.empty()) result[made.contains("step") ? "training" : "initialisation"] = made;
     if (options.tensors) result["tensors"] = tensor_list(*loaded.model, &source);

@@ -16,6 +16,7 @@ struct LogitsOptions {
   std::shared_ptr<Prompt> prompt;
   std::shared_ptr<MatrixType> dtype;
   std::shared_ptr<int> threads;
+  std::shared_ptr<std::string> tokenizer;
   std::string rows = "last";
   int64_t top = 0;
   bool one_by_one = false, deterministic = false;
@@ -84,7 +85,8 @@ std::string best_logits(std::span<const float> logits, int64_t count, const Toke
     if (id != ids.begin()) text += ',';
     text += fmt::format("{{\"id\":{}", *id);
     if (tokenizer != nullptr) {
-      text += ",\"text\":" + nlohmann::json(printable(tokenizer->decode_one(*id))).dump();
+      text += ",\"text\":" +
+              nlohmann::json(printable(tokenizer->bytes_of(static_cast<int32_t>(*id)))).dump();
     }
     text += fmt::format(",\"logit\":{},\"log_probability\":{}}}", exact(logits[*id]),
                         exact(static_cast<float>(logits[*id] - top - std::log(total))));
@@ -95,7 +97,7 @@ std::string best_logits(std::span<const float> logits, int64_t count, const Toke
 int print_logits(const LogitsOptions& options) {
   const LoadedModel loaded = load_model(options.model, *options.dtype);
   const ModelConfig& config = loaded.model->config();
-  const std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(loaded);
+  const std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(loaded, *options.tokenizer);
   const std::vector<int32_t> tokens = prompt_ids(*options.prompt, *loaded.model, tokenizer.get());
   const int64_t count = static_cast<int64_t>(tokens.size());
   const std::vector<int64_t> rows = parse_rows(options.rows, count);
@@ -152,6 +154,7 @@ std::function<int()> add_logits(CLI::App& app) {
       ->capture_default_str();
   verb->add_flag("--one-by-one", options->one_by_one,
                  "Read the prompt token by token, as decoding does");
+  options->tokenizer = add_tokenizer(*verb);
   options->dtype = add_dtype(*verb);
   options->threads = add_threads(*verb);
   verb->add_flag("--deterministic", options->deterministic,

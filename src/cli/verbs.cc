@@ -16,6 +16,7 @@
 #include "core/file.h"
 #include "text/utf8_stream.h"
 #include "tokenizers/bytes.h"
+#include "tokenizers/load.h"
 #include "training/checkpoint.h"
 
 namespace rookery::cli {
@@ -106,9 +107,33 @@ LoadedModel load_model(const std::string& path, MatrixType type) {
   return loaded;
 }
 
-std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model) {
-  if (model.model->config().vocabulary == 256) return std::make_unique<ByteTokenizer>();
-  return nullptr;
+std::shared_ptr<std::string> add_tokenizer(CLI::App& verb) {
+  auto tokenizer = std::make_shared<std::string>();
+  verb.add_option("--tokenizer", *tokenizer, "A vocabulary file, or: bytes")->type_name("FILE");
+  return tokenizer;
+}
+
+std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model, const std::string& flag) {
+  const int64_t vocabulary = model.model->config().vocabulary;
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (!flag.empty()) {
+    tokenizer = flag == ByteTokenizer::kName ? parse_tokenizer(flag, flag) : load_tokenizer(flag);
+  } else if (vocabulary == 256) {
+    tokenizer = std::make_unique<ByteTokenizer>();
+  }
+  check(
+      tokenizer == nullptr || tokenizer->vocab_size() <= vocabulary,
+      "the tokenizer '{}' has {} ids, the model {}: give the tokenizer the model was trained with",
+      flag, tokenizer == nullptr ? 0 : tokenizer->vocab_size(), vocabulary);
+  return tokenizer;
+}
+
+std::unique_ptr<Tokenizer> require_tokenizer(const LoadedModel& model, const std::string& flag) {
+  std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(model, flag);
+  check(tokenizer != nullptr,
+        "no tokenizer for '{}', whose vocabulary is {}: give its vocabulary file with --tokenizer",
+        model.file.string(), model.model->config().vocabulary);
+  return tokenizer;
 }
 
 std::vector<int32_t> parse_ids(const std::string& text) {
@@ -215,15 +240,14 @@ std::vector<int32_t> prompt_ids(const Prompt& prompt, const Model& model,
   if (text.empty()) return {0};
   if (tokenizer == nullptr) {
     wrong_usage(
-        "no tokenizer for a vocabulary of {}: this version knows bytes (vocabulary 256); give the "
+        "no tokenizer for a vocabulary of {}: give its vocabulary file with --tokenizer, or the "
         "prompt as token ids, --ids 5,3",
         vocabulary);
   }
-  const std::vector<int64_t> ids = tokenizer->encode(text);
-  return {ids.begin(), ids.end()};
+  return tokenizer->encode(text);
 }
 
-std::string printable(const std::string& bytes) {
+std::string printable(std::string_view bytes) {
   Utf8Stream stream;
   const std::string text = stream.push(bytes);
   return text + stream.finish();

@@ -52,8 +52,14 @@ struct LoadedModel {
 // Reads a checkpoint of any format; training state beside the weights is left out.
 LoadedModel load_model(const std::string& path, MatrixType type);
 
-// The tokenizer that fits the vocabulary, or null if none is known.
-std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model);
+// --tokenizer: a vocabulary file, or "bytes". Empty if it was not given.
+std::shared_ptr<std::string> add_tokenizer(CLI::App& verb);
+
+// The tokenizer that the flag names; else the one that fits the vocabulary, or null if none is
+// known. Throws Error if it has more ids than the model.
+std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model, const std::string& flag);
+// The same, but throws Error, with where to get it, if none is known.
+std::unique_ptr<Tokenizer> require_tokenizer(const LoadedModel& model, const std::string& flag);
 
 // Ids from "5,3,100" or "5 3 100". Throws Error for anything else.
 std::vector<int32_t> parse_ids(const std::string& text);
@@ -109,7 +115,7 @@ std::vector<int32_t> prompt_ids(const Prompt& prompt, const Model& model,
                                 const Tokenizer* tokenizer);
 
 // Bytes as valid UTF-8, for JSON.
-std::string printable(const std::string& bytes);
+std::string printable(std::string_view bytes);
 
 // Set by SIGINT and SIGTERM once catch_signals() was called; the second one ends the program at
 // once.

@@ -10,11 +10,14 @@ namespace rookery {
 // byte 0.
 class ByteTokenizer final : public Tokenizer {
  public:
-  std::string_view name() const override { return "bytes"; }
+  static constexpr std::string_view kName = "bytes";
+
+  std::string_view name() const override { return kName; }
   int64_t vocab_size() const override { return 256; }
   // Throws Error if `text` contains byte 0, with its offset.
-  std::vector<int64_t> encode(std::string_view text) const override;
-  std::string decode_one(int64_t id) const override;
+  void encode_to(std::string_view text, std::vector<int32_t>& ids) const override;
+  std::string_view bytes_of(int32_t id) const override;
+  std::string definition() const override { return std::string(kName); }
 };
 
 }  // namespace rookery

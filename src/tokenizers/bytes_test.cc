@@ -12,7 +12,7 @@ TEST(ByteTokenizer, RoundTrip) {
   const ByteTokenizer tokenizer;
   std::string text;
   for (int byte = 1; byte < 256; ++byte) text += static_cast<char>(byte);
-  const std::vector<int64_t> ids = tokenizer.encode(text);
+  const std::vector<int32_t> ids = tokenizer.encode(text);
   ASSERT_EQ(ids.size(), 255u);
   for (int64_t i = 0; i < 255; ++i) EXPECT_EQ(ids[i], i + 1);
   EXPECT_EQ(tokenizer.decode(ids), text);
@@ -23,8 +23,8 @@ TEST(ByteTokenizer, RoundTrip) {
 
 TEST(ByteTokenizer, TheEndOfADocumentHasNoBytes) {
   const ByteTokenizer tokenizer;
-  EXPECT_EQ(tokenizer.decode_one(0), "");
-  EXPECT_EQ(tokenizer.decode(std::vector<int64_t>{'a', 0, 'b'}), "ab");
+  EXPECT_EQ(tokenizer.bytes_of(0), "");
+  EXPECT_EQ(tokenizer.decode(std::vector<int32_t>{'a', 0, 'b'}), "ab");
 }
 
 TEST(ByteTokenizer, RefusesByteZeroAndForeignIds) {
@@ -35,8 +35,8 @@ TEST(ByteTokenizer, RefusesByteZeroAndForeignIds) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("offset 2"), std::string::npos) << error.what();
   }
-  EXPECT_THROW(tokenizer.decode_one(256), Error);
-  EXPECT_THROW(tokenizer.decode_one(-1), Error);
+  EXPECT_THROW(tokenizer.bytes_of(256), Error);
+  EXPECT_THROW(tokenizer.bytes_of(-1), Error);
 }
 
 }  // namespace

@@ -21,20 +21,28 @@ class Tokenizer {
   // Ids are 0 .. vocab_size() - 1.
   virtual int64_t vocab_size() const = 0;
 
-  // The ids of `text`, which is any bytes. Throws Error for bytes that the vocabulary cannot
-  // express.
-  virtual std::vector<int64_t> encode(std::string_view text) const = 0;
+  // Appends the ids of `text`, which is any bytes, to `ids`. Throws Error for bytes that the
+  // vocabulary cannot express.
+  virtual void encode_to(std::string_view text, std::vector<int32_t>& ids) const = 0;
+  std::vector<int32_t> encode(std::string_view text) const {
+    std::vector<int32_t> ids;
+    encode_to(text, ids);
+    return ids;
+  }
 
-  // The bytes of one id: not always whole characters, and none for id 0. Throws Error for an id
-  // outside the vocabulary.
-  virtual std::string decode_one(int64_t id) const = 0;
+  // The bytes of one id: not always whole characters, and none for id 0. They live as long as the
+  // tokenizer. Throws Error for an id outside the vocabulary.
+  virtual std::string_view bytes_of(int32_t id) const = 0;
 
-  // The bytes of the ids, laid end to end. Errors as for decode_one().
-  std::string decode(std::span<const int64_t> ids) const {
+  // The bytes of the ids, laid end to end. Errors as for bytes_of().
+  std::string decode(std::span<const int32_t> ids) const {
     std::string bytes;
-    for (const int64_t id : ids) bytes += decode_one(id);
+    for (const int32_t id : ids) bytes += bytes_of(id);
     return bytes;
   }
+
+  // The text from which parse_tokenizer() makes this tokenizer again; what saved models carry.
+  virtual std::string definition() const = 0;
 };
 
 }  // namespace rookery

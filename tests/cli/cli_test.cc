@@ -332,7 +332,7 @@ TEST_F(Cli, GenerateWritesUtf8) {
 
 TEST_F(Cli, GenerateWithoutATokenizer) {
   const std::string model = make_model("ids.safetensors", {"--vocab", "300"});
-  expect_refused({"generate", model, "-p", "Once"}, 2, "this version knows bytes (vocabulary 256)");
+  expect_refused({"generate", model, "-p", "Once"}, 2, "vocabulary file with --tokenizer");
   expect_refused({"generate", model, "--ids", "5", "--stop", "x"}, 2, "--stop needs text");
   expect_refused({"generate", model, "--ids", "5,300"}, 2, "tokens 0 to 299");
   expect_refused({"generate", model, "--ids", "5", "--ban", "300"}, 2, "tokens 0 to 299");

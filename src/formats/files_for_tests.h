@@ -1,56 +1,16 @@
-// For the tests of the readers: files that are gone afterwards, the golden files, and damage of two
-// kinds.
+// For the tests of the readers: damage of two kinds.
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <random>
 #include <string>
 
+#include "core/files_for_tests.h"
 #include "formats/tensor_source.h"
 
 namespace rookery {
-
-// A folder of its own, removed with everything in it.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "rookery-test-XXXXXX").string();
-    check(::mkdtemp(pattern.data()) != nullptr, "cannot make a folder like {}", pattern);
-    path_ = pattern;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
-inline std::filesystem::path save(const TemporaryFolder& folder, const std::string& name,
-                                  const std::string& bytes) {
-  const std::filesystem::path path = folder.path() / name;
-  std::filesystem::remove(
-      path);  // some file systems flush a file that is shortened and written again
-  std::ofstream(path, std::ios::binary)
-      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  return path;
-}
-
-// The folder of real checkpoints, which is not part of the sources and may be absent.
-inline std::filesystem::path golden_folder() {
-  const char* folder = std::getenv("ROOKERY_GOLDEN");
-  return folder != nullptr ? std::filesystem::path(folder)
-                           : std::filesystem::path(ROOKERY_SOURCE_DIR) / "../shared/golden";
-}
 
 template <class T>
 void append(std::string& bytes, T value) {

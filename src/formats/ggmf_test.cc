@@ -293,7 +293,7 @@ TEST(Ggmf, DamagedFilesAreSurvived) { expect_mutations_are_survived(small_file()
 
 TEST(Ggmf, ReadsGoldenFiles) {
   if (!std::filesystem::exists(golden_folder())) {
-    GTEST_SKIP() << "there are no golden files at " << golden_folder() << " (set ROOKERY_GOLDEN)";
+    GTEST_SKIP() << "there are no golden files at " << golden_folder() << " (set ROOKERY_SHARED)";
   }
   struct Expected {
     const char* file;

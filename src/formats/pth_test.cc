@@ -412,7 +412,7 @@ TEST(Pth, DamagedFilesAreSurvived) { expect_mutations_are_survived(small_file(),
 
 TEST(Pth, ReadsGoldenFiles) {
   if (!std::filesystem::exists(golden_folder())) {
-    GTEST_SKIP() << "there are no golden files at " << golden_folder() << " (set ROOKERY_GOLDEN)";
+    GTEST_SKIP() << "there are no golden files at " << golden_folder() << " (set ROOKERY_SHARED)";
   }
   for (const char* name : {"ref-v4", "ref-v5.0", "ref-v5.1", "ref-v5.2", "ref-v6", "ref-v7"}) {
     SCOPED_TRACE(name);

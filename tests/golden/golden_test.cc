@@ -1,6 +1,5 @@
-// Real checkpoints with expected numbers. Lists at run time the folder named by ROOKERY_GOLDEN
-// (default: given at build), takes text from ../data beside it, and prints one line per file: OK,
-// FAIL or SKIP with its name.
+// Real checkpoints with expected numbers. Lists golden_folder() at run time, takes text from
+// ../data beside it, and prints one line per file: OK, FAIL or SKIP with its name.
 //   ref-G.json + .pth          logits after some tokens, evaluated in float64
 //   train-G.json (+ ref-G.pth)  a training run in float64
 //   tiny-*.bin + expected-logits-*.bin   trained models of the rwkv.cpp project
@@ -16,6 +15,7 @@
 #include <numeric>
 
 #include "core/file.h"
+#include "core/files_for_tests.h"
 #include "formats/tensor_source.h"
 #include "inference/session.h"
 #include "models/detect.h"
@@ -246,9 +246,7 @@ bool has_partner(const fs::path& file, const std::vector<fs::path>& files) {
 }
 
 int run() {
-  const char* named = std::getenv("ROOKERY_GOLDEN");
-  const fs::path folder =
-      named != nullptr ? fs::path(named) : fs::path(ROOKERY_SOURCE_DIR) / "../shared/golden";
+  const fs::path folder = golden_folder();
   if (!fs::is_directory(folder)) {
     fmt::print("SKIP all (there is no folder {})\n", folder.string());
     return 0;

@@ -218,7 +218,7 @@ int info(const InfoOptions& options) {
     }
     result = {{"file", loaded.file.string()},
               {"format", loaded.format},
-              {"file_bytes", source.file().size()},
+              {"file_bytes", source.file_bytes()},
               {"stored", stored}};
     result.update(describe(*loaded.model));
     if (const auto tokenizer = find_tokenizer(loaded, "")) result["tokenizer"] = tokenizer->name();

@@ -14,6 +14,7 @@
 #include <iterator>
 
 #include "core/file.h"
+#include "formats/huggingface.h"
 #include "text/utf8_stream.h"
 #include "tokenizers/bytes.h"
 #include "tokenizers/load.h"
@@ -75,9 +76,40 @@ std::shared_ptr<int> add_threads(CLI::App& verb) {
 
 int resolve_threads(int threads) { return threads > 0 ? threads : default_threads(); }
 
+namespace {
+
+std::filesystem::path only_model_file(const std::string& folder) {
+  namespace fs = std::filesystem;
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string ending = entry.path().extension().string();
+    if (ending == ".pth" || ending == ".safetensors" || ending == ".bin") {
+      found.push_back(entry.path());
+    }
+  }
+  std::sort(found.begin(), found.end());
+  check(
+      !found.empty(),
+      "the folder '{}' holds no model: expected config.json and weights of a Hugging Face model, "
+      "model.safetensors or checkpoint-*.safetensors of a training run, or one .pth, .safetensors "
+      "or .bin file",
+      folder);
+  constexpr size_t kMostListed = 8;
+  std::string list;
+  for (size_t i = 0; i < std::min(found.size(), kMostListed); ++i) {
+    list += (i == 0 ? "" : ", ") + found[i].filename().string();
+  }
+  check(found.size() == 1, "the folder '{}' holds {} models ({}{}): name one of them", folder,
+        found.size(), list, found.size() > kMostListed ? ", ..." : "");
+  return found[0];
+}
+
+}  // namespace
+
 std::filesystem::path find_model_file(const std::string& path) {
   namespace fs = std::filesystem;
   if (!fs::is_directory(path)) return path;
+  if (fs::exists(fs::path(path) / kConfigFile)) return path;
   const fs::path whole = fs::path(path) / "model.safetensors";
   const std::vector<fs::path> checkpoints = list_checkpoints(path);
   // A finished run may have gone on since it wrote its model: the later step counts.
@@ -85,12 +117,8 @@ std::filesystem::path find_model_file(const std::string& path) {
       (checkpoints.empty() || step_of_checkpoint(checkpoints.back()) <= step_of_model(whole))) {
     return whole;
   }
-  check(
-      !checkpoints.empty(),
-      "the folder '{}' holds no model: expected model.safetensors or checkpoint-*.safetensors of a "
-      "training run",
-      path);
-  return checkpoints.back();
+  if (!checkpoints.empty()) return checkpoints.back();
+  return only_model_file(path);
 }
 
 LoadedModel load_model(const std::string& path, MatrixType type) {
@@ -100,7 +128,8 @@ LoadedModel load_model(const std::string& path, MatrixType type) {
     const TensorSource source = open_checkpoint(loaded.file);
     loaded.format = source.format;
     loaded.metadata = source.metadata;
-    loaded.model = std::make_unique<Model>(Model::from_tensors(model_tensors(source), type));
+    loaded.model = std::make_unique<Model>(
+        Model::from_tensors(model_tensors(source), type, source.norm_epsilon));
   } catch (const Error& error) {
     fail("cannot load '{}': {}", loaded.file.string(), error.what());
   }

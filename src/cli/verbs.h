@@ -25,6 +25,7 @@ using Verb = std::function<int()> (*)(CLI::App& app);
 
 std::function<int()> add_bench(CLI::App& app);
 std::function<int()> add_check(CLI::App& app);
+std::function<int()> add_convert(CLI::App& app);
 std::function<int()> add_generate(CLI::App& app);
 std::function<int()> add_info(CLI::App& app);
 std::function<int()> add_init(CLI::App& app);
@@ -40,7 +41,9 @@ std::shared_ptr<int> add_threads(CLI::App& verb);
 int resolve_threads(int threads);
 
 // A model file, or a folder that holds one: model.safetensors, or the newest
-// checkpoint-*.safetensors of a training run. Throws Error when there is none.
+// checkpoint-*.safetensors of a training run, or the only file that could be one. A folder with a
+// config.json is itself the model (formats/huggingface.h). Throws Error when there is none, or
+// several.
 std::filesystem::path find_model_file(const std::string& path);
 
 struct LoadedModel {

@@ -26,10 +26,12 @@ enum class Device : uint8_t {
   kCuda,
 };
 
-// One named tensor of an operator's call, as a checking run saves it.
+// One named tensor: of a checkpoint, or of an operator's call as a checking run saves it.
 struct NamedTensor {
   std::string name;
   TensorView view;
+  // Writes the numbers of a tensor whose view has none, in its type, contiguous.
+  std::function<void(void* to)> make = {};
 };
 
 // --device check:cpu. Each operator runs twice, on the device and by its definition in double; a

@@ -39,6 +39,9 @@ class MappedFile {
   MappedFile& operator=(MappedFile&& other) noexcept;
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  // Gives back the memory of what was read so far. Nothing changes: what is read again comes from
+  // the file again. Without this a file that is read once counts as memory of the process.
+  void release() const;
   int64_t size() const { return static_cast<int64_t>(bytes_.size()); }
   const std::filesystem::path& path() const { return path_; }
 

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "core/files_for_tests.h"
 #include "formats/tensor_source.h"
@@ -15,6 +16,21 @@ namespace rookery {
 template <class T>
 void append(std::string& bytes, T value) {
   bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+// The numbers of a tensor of type T.
+template <class T>
+std::vector<T> numbers_of(const StoredTensor& tensor) {
+  EXPECT_EQ(tensor.dtype, dtype_of<T>()) << tensor.name;
+  TensorReader reader;
+  const auto* data = static_cast<const T*>(reader.read(tensor));
+  return {data, data + tensor.shape.count()};
+}
+
+// The bytes of a tensor.
+inline std::string contents_of(const StoredTensor& tensor) {
+  TensorReader reader;
+  return {static_cast<const char*>(reader.read(tensor)), static_cast<size_t>(tensor.bytes())};
 }
 
 // The text of the Error that opening the file gives; empty if there is none.
@@ -33,8 +49,9 @@ inline bool opens(const std::filesystem::path& path) {
   try {
     const TensorSource source = open_checkpoint(path);
     uint32_t sum = 0;
+    TensorReader reader;
     for (const StoredTensor& tensor : source.tensors) {
-      const auto* bytes = static_cast<const unsigned char*>(tensor.data);
+      const auto* bytes = static_cast<const unsigned char*>(reader.read(tensor));
       for (int64_t i = 0; i < tensor.bytes(); ++i) sum += bytes[i];
     }
     volatile uint32_t used = sum;

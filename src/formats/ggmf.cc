@@ -265,6 +265,69 @@ double undo_double_exp(double w) {
   return std::log(-std::log(std::clamp(w, kSmallest, kLargest)));
 }
 
+struct Undo {
+  double (*function)(double);
+  double least, most;  // of the numbers in the file
+};
+constexpr Undo kExp = {undo_exp, 0, INFINITY};
+constexpr Undo kNegativeExp = {undo_negative_exp, -INFINITY, 0};
+constexpr Undo kDoubleExp = {undo_double_exp, 0, 1};
+
+// The numbers of an entry where they stand in the file, or of a part of it.
+class Numbers {
+ public:
+  explicit Numbers(const Entry& entry)
+      : type_(entry.type), first_(entry.bytes.data()), count_(entry.shape.count()) {}
+
+  bool quantised() const { return type_->read_block != nullptr; }
+  DType dtype() const { return type_->dtype; }
+  int64_t count() const { return count_; }
+  const std::byte* first() const { return first_; }
+
+  // `first` and `count` are whole blocks: rows are.
+  Numbers part(int64_t first, int64_t count) const {
+    Numbers result = *this;
+    result.first_ = at(first);
+    result.count_ = count;
+    return result;
+  }
+  void read(int64_t first, int64_t count, void* to) const {
+    assert(first % type_->elements == 0 && count % type_->elements == 0);
+    const std::byte* block = at(first);
+    if (!quantised()) {
+      std::memcpy(to, block, static_cast<size_t>(count * type_->bytes));
+      return;
+    }
+    float* out = static_cast<float*>(to);
+    for (int64_t i = 0; i < count; i += kBlock, block += type_->bytes) {
+      type_->read_block(block, out + i);
+    }
+  }
+
+ private:
+  const std::byte* at(int64_t element) const {
+    return first_ + element / type_->elements * type_->bytes;
+  }
+
+  const TypeInfo* type_;
+  const std::byte* first_;
+  int64_t count_;
+};
+
+template <class F>
+void each_number(const Numbers& numbers, F f) {
+  alignas(float) std::byte piece[kBlock * sizeof(float)];
+  for (int64_t first = 0; first < numbers.count(); first += kBlock) {
+    const int64_t count = std::min(kBlock, numbers.count() - first);
+    numbers.read(first, count, piece);
+    for (int64_t i = 0; i < count; ++i) {
+      f(first + i, numbers.dtype() == DType::kF32
+                       ? load_at<float>(piece, i * int64_t{4})
+                       : to_float(load_at<Float16>(piece, i * int64_t{2})));
+    }
+  }
+}
+
 class Restorer {
  public:
   Restorer(const Container& container, TensorSource& source)
@@ -285,33 +348,31 @@ class Restorer {
   Generation generation() const { return generation_; }
 
   void restore(const Entry& entry) {
-    StoredTensor tensor{entry.name, entry.type->dtype, entry.shape, numbers(entry)};
+    Shape shape = entry.shape;
     const std::string_view name = name_in_block(entry.name);
     const auto is_one_of = [&](std::initializer_list<std::string_view> names) {
       return std::find(names.begin(), names.end(), name) != names.end();
     };
     if (name == "att.time_decay") {
-      if (generation_ == Generation::k4) map(tensor, undo_negative_exp, -INFINITY, 0);
-      if (generation_ == Generation::k5) map(tensor, undo_double_exp, 0, 1);
-      tensor.shape = generation_ == Generation::k6 ? Shape{1, 1, tensor.shape.count()}
-                                                   : per_head(tensor.shape);
+      shape = generation_ == Generation::k6 ? Shape{1, 1, shape.count()} : per_head(shape);
+      if (generation_ == Generation::k4) return add_undone(entry, shape, kNegativeExp);
+      if (generation_ == Generation::k5) return add_undone(entry, shape, kDoubleExp);
     } else if (name == "att.time_first") {
-      if (generation_ == Generation::k5) map(tensor, undo_exp, 0, INFINITY);
-      tensor.shape = per_head(tensor.shape);
+      shape = per_head(shape);
+      if (generation_ == Generation::k5) return add_undone(entry, shape, kExp);
     } else if (name == "att.time_faaaa") {
-      tensor.shape = per_head(tensor.shape);
+      shape = per_head(shape);
     } else if (name == "att.x_rwkvag") {
-      split_mixing(tensor);
-      return;
+      return add_split(entry);
     } else if (is_one_of({"att.time_maa_w1", "att.time_maa_w2", "att.time_decay_w1",
                           "att.time_decay_w2", "att.w1", "att.w2", "att.a1", "att.a2", "att.v1",
                           "att.v2", "att.g1", "att.g2"})) {
-      transpose(tensor);
+      return add_transposed(entry);
     } else if (name.starts_with("att.time_m") || name.starts_with("ffn.time_m") ||
                is_one_of({"att.w0", "att.a0", "att.v0", "att.k_k", "att.k_a", "ffn.x_k"})) {
-      tensor.shape = {1, 1, tensor.shape.count()};
+      shape = {1, 1, shape.count()};
     }
-    source_.tensors.push_back(std::move(tensor));
+    add(entry.name, shape, Numbers(entry));
   }
 
  private:
@@ -331,72 +392,71 @@ class Restorer {
     return result;
   }
 
-  const void* numbers(const Entry& entry) {
-    if (entry.type->read_block == nullptr) {
-      return source_.aligned(entry.bytes.data(), entry.type->dtype,
-                             static_cast<int64_t>(entry.bytes.size()));
-    }
-    const int64_t blocks = entry.shape.count() / kBlock;
-    float* const out =
-        static_cast<float*>(source_.allocate(entry.shape.count() * size_of(DType::kF32)));
-    for (int64_t b = 0; b < blocks; ++b) {
-      entry.type->read_block(entry.bytes.data() + b * entry.type->bytes, out + b * kBlock);
-    }
-    return out;
+  void add_made(std::string name, DType dtype, const Shape& shape,
+                std::function<void(void* to)> make) {
+    source_.tensors.push_back({std::move(name), dtype, shape, nullptr, std::move(make)});
   }
 
-  // Replaces the numbers by f32 copies, each put through `undo`. Throws unless all are in [least,
-  // most].
-  void map(StoredTensor& tensor, double (*undo)(double), double least, double most) {
-    const int64_t count = tensor.shape.count();
-    float* const out = static_cast<float*>(source_.allocate(count * size_of(DType::kF32)));
-    for (int64_t i = 0; i < count; ++i) {
-      const double stored = tensor.dtype == DType::kF32
-                                ? static_cast<const float*>(tensor.data)[i]
-                                : to_float(static_cast<const Float16*>(tensor.data)[i]);
-      check(stored >= least && stored <= most && std::isfinite(stored),
+  void add(std::string name, const Shape& shape, const Numbers& numbers) {
+    if (!numbers.quantised()) {
+      source_.add(std::move(name), numbers.dtype(), shape, numbers.first());
+    } else {
+      add_made(std::move(name), numbers.dtype(), shape,
+               [numbers](void* to) { numbers.read(0, numbers.count(), to); });
+    }
+  }
+
+  // f32 numbers, each put through `undo`. Throws unless all are within its limits.
+  void add_undone(const Entry& entry, const Shape& shape, const Undo& undo) {
+    const Numbers numbers(entry);
+    each_number(numbers, [&](int64_t i, double stored) {
+      check(stored >= undo.least && stored <= undo.most && std::isfinite(stored),
             "'{}': number {} of {} is {}, expected one from {} to {}: the file is damaged or not "
             "made by rwkv.cpp's converter",
-            container_.path(), i, tensor.name, stored, least, most);
-      out[i] = static_cast<float>(undo(stored));
-    }
-    tensor.data = out;
-    tensor.dtype = DType::kF32;
+            container_.path(), i, entry.name, stored, undo.least, undo.most);
+    });
+    add_made(entry.name, DType::kF32, shape, [numbers, function = undo.function](void* to) {
+      each_number(numbers, [&](int64_t i, double stored) {
+        static_cast<float*>(to)[i] = static_cast<float>(function(stored));
+      });
+    });
   }
 
-  // Swaps the last two axes.
-  void transpose(StoredTensor& tensor) {
-    const int rank = tensor.shape.rank();
+  // With the last two axes swapped. Read row by row, so that no second copy of the tensor is made.
+  void add_transposed(const Entry& entry) {
+    Shape shape = entry.shape;
+    const int rank = shape.rank();
     check(rank >= 2, "'{}': tensor {} has shape {}, expected a matrix: the file is damaged",
-          container_.path(), tensor.name, tensor.shape.to_string());
-    const int64_t rows = tensor.shape[rank - 2], cols = tensor.shape[rank - 1];
-    const int64_t matrices = tensor.shape.count() / (rows * cols), element = size_of(tensor.dtype);
-    const std::byte* from = static_cast<const std::byte*>(tensor.data);
-    std::byte* const out = static_cast<std::byte*>(source_.allocate(tensor.bytes()));
-    std::byte* to = out;
-    for (int64_t m = 0; m < matrices; ++m, from += rows * cols * element) {
-      for (int64_t c = 0; c < cols; ++c) {
-        for (int64_t r = 0; r < rows; ++r, to += element) {
-          std::memcpy(to, from + (r * cols + c) * element, static_cast<size_t>(element));
+          container_.path(), entry.name, shape.to_string());
+    const int64_t rows = shape[rank - 2], cols = shape[rank - 1];
+    std::swap(shape[rank - 2], shape[rank - 1]);
+    const Numbers numbers(entry);
+    add_made(entry.name, numbers.dtype(), shape, [numbers, rows, cols](void* to) {
+      const int64_t element = size_of(numbers.dtype()), all_rows = numbers.count() / cols;
+      std::vector<std::byte> row(static_cast<size_t>(cols * element));
+      for (int64_t r = 0; r < all_rows; ++r) {
+        numbers.read(r * cols, cols, row.data());
+        std::byte* const matrix = static_cast<std::byte*>(to) + r / rows * rows * cols * element;
+        for (int64_t c = 0; c < cols; ++c) {
+          std::memcpy(matrix + (c * rows + r % rows) * element, row.data() + c * element,
+                      static_cast<size_t>(element));
         }
       }
-    }
-    tensor.data = out;
-    std::swap(tensor.shape[rank - 2], tensor.shape[rank - 1]);
+    });
   }
 
   // The converter lays the six vectors end to end, in the order that the name says.
-  void split_mixing(const StoredTensor& joined) {
+  void add_split(const Entry& joined) {
     constexpr std::string_view kOrder = "rwkvag";
-    const int64_t count = joined.shape.count(), parts = static_cast<int64_t>(kOrder.size());
+    const int64_t parts = static_cast<int64_t>(kOrder.size());
     check(joined.shape[0] == parts,
           "'{}': tensor {} has shape {}, expected {} vectors: the file is damaged",
           container_.path(), joined.name, joined.shape.to_string(), parts);
     const std::string stem = joined.name.substr(0, joined.name.size() - kOrder.size());
-    const std::byte* data = static_cast<const std::byte*>(joined.data);
+    const int64_t count = joined.shape.count() / parts;
+    const Numbers numbers(joined);
     for (int64_t part = 0; part < parts; ++part) {
-      source_.tensors.push_back({stem + kOrder[part], joined.dtype, Shape{1, 1, count / parts},
-                                 data + part * (joined.bytes() / parts)});
+      add(stem + kOrder[part], Shape{1, 1, count}, numbers.part(part * count, count));
     }
   }
 

@@ -54,8 +54,7 @@ std::vector<float> floats_of(const TensorSource& source, const std::string& name
     ADD_FAILURE() << "no f32 tensor " << name;
     return {};
   }
-  const auto* data = static_cast<const float*>(tensor->data);
-  return {data, data + tensor->shape.count()};
+  return numbers_of<float>(*tensor);
 }
 
 Shape shape_of(const TensorSource& source, const std::string& name) {
@@ -246,8 +245,8 @@ TEST(Ggmf, DequantisesEveryBlockType) {
   const StoredTensor* half = source.find("blocks.0.f16");
   ASSERT_NE(half, nullptr);
   ASSERT_EQ(half->dtype, DType::kF16);
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(half->data) % 2, 0u);
-  EXPECT_EQ(to_float(static_cast<const Float16*>(half->data)[1]), -2);
+  EXPECT_EQ(to_float(numbers_of<Float16>(*half)[1]), -2);
+  EXPECT_EQ(source.find("q4_0")->data, nullptr);  // nothing is made before it is asked for
 }
 
 TEST(Ggmf, RefusesBadFilesAndSaysWhy) {

@@ -547,7 +547,7 @@ class Reader {
         archive_(archive),
         folder_(find_folder()),
         pickle_(archive.members().at(folder_ + "data.pkl"), path_),
-        copies_left_(kMostCopies * source.file().size()) {}
+        bytes_left_(kMostBytes * source.file().size()) {}
 
   void read() {
     const auto order = archive_.members().find(folder_ + "byteorder");
@@ -577,9 +577,9 @@ class Reader {
 
  private:
   static constexpr int kMostAxes = 64;
-  // Copies of tensors that are not contiguous or not aligned may together take this many times the
-  // file: enough for a few views of every storage, and no small file can fill the memory.
-  static constexpr int64_t kMostCopies = 4;
+  // All tensors may together take this many times the file: enough for a few views of every
+  // storage, and a small file cannot ask for any amount of memory.
+  static constexpr int64_t kMostBytes = 4;
 
   // The one top folder, with its slash.
   std::string find_folder() const {
@@ -681,18 +681,20 @@ class Reader {
 
     const std::byte* first = data.data() + offset * type.element;
     const int64_t bytes = *count * type.element;
-    const bool ordered = *count == 0 || is_contiguous(sizes, strides);
-    const bool aligned = reinterpret_cast<uintptr_t>(first) % type.element == 0;
-    if (!ordered || !aligned) {
-      check(bytes <= copies_left_,
-            "'{}': its transposed or misaligned tensors take more than {} times the file: save "
-            "contiguous copies",
-            path_, kMostCopies);
-      copies_left_ -= bytes;
+    check(bytes <= bytes_left_,
+          "'{}': its tensors are views of their data that together take more than {} times the "
+          "file: save contiguous copies",
+          path_, kMostBytes);
+    bytes_left_ -= bytes;
+    if (*count == 0 || is_contiguous(sizes, strides)) {
+      source_.add(name, type.dtype, *shape, first);
+    } else {
+      source_.tensors.push_back(
+          {name, type.dtype, *shape, nullptr,
+           [first, sizes, strides, element = int64_t{type.element}, bytes](void* to) {
+             copy_in_order(first, sizes, strides, element, bytes, static_cast<std::byte*>(to));
+           }});
     }
-    const void* place = ordered ? source_.aligned(first, type.dtype, bytes)
-                                : in_order(first, sizes, strides, type.element, bytes);
-    source_.tensors.push_back({name, type.dtype, *shape, place});
   }
 
   // The distance of the last element from the first, or `most` if it is larger or a stride is
@@ -720,10 +722,10 @@ class Reader {
     return true;
   }
 
-  // A copy, last axis fastest.
-  const void* in_order(const std::byte* first, const std::vector<int64_t>& sizes,
-                       const std::vector<int64_t>& strides, int64_t element, int64_t bytes) {
-    std::byte* const copy = static_cast<std::byte*>(source_.allocate(bytes));
+  // Last axis fastest.
+  static void copy_in_order(const std::byte* first, const std::vector<int64_t>& sizes,
+                            const std::vector<int64_t>& strides, int64_t element, int64_t bytes,
+                            std::byte* copy) {
     std::vector<int64_t> at(sizes.size());
     int64_t from = 0;
     for (int64_t to = 0; to < bytes; to += element) {
@@ -736,7 +738,6 @@ class Reader {
         at[axis] = 0;
       }
     }
-    return copy;
   }
 
   TensorSource& source_;
@@ -744,7 +745,7 @@ class Reader {
   const Archive& archive_;
   std::string folder_;
   Pickle pickle_;
-  int64_t copies_left_;
+  int64_t bytes_left_;
 };
 
 }  // namespace

@@ -178,10 +178,7 @@ std::string error_of_pickle(const std::string& pickle) {
   return error_of(save(folder, "file.pth", checkpoint_of(pickle, {floats({1, 2, 3, 4, 5, 6})})));
 }
 
-std::vector<float> floats_of(const StoredTensor& tensor) {
-  const auto* data = static_cast<const float*>(tensor.data);
-  return {data, data + tensor.shape.count()};
-}
+std::vector<float> floats_of(const StoredTensor& tensor) { return numbers_of<float>(tensor); }
 
 // -------------------------------------------------------------------------------------------------
 
@@ -199,6 +196,7 @@ TEST(Pth, ReadsTensorsOfEveryKindOfLayout) {
   EXPECT_EQ((static_cast<const std::byte*>(plain.data) - source.file().bytes().data()) % 64, 0);
   const StoredTensor& transposed = *source.find("head.weight");
   EXPECT_EQ(transposed.shape, (Shape{3, 1, 2}));
+  EXPECT_EQ(transposed.data, nullptr);  // nothing is made before it is asked for
   EXPECT_EQ(floats_of(transposed), (std::vector<float>{1, 4, 2, 5, 3, 6}));
   const StoredTensor& parameter = *source.find("blocks.0.a");
   EXPECT_EQ(parameter.dtype, DType::kBF16);

@@ -1,9 +1,11 @@
 #include "formats/safetensors.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <charconv>
 #include <set>
 #include <utility>
+
+#include "formats/json_text.h"
 
 namespace rookery {
 namespace {
@@ -14,6 +16,7 @@ using nlohmann::ordered_json;
 constexpr int64_t kLongestHeader = 100'000'000;  // the limit of the format's own library
 constexpr size_t kMostSizes = 64;                // of one tensor, with those that are 1
 constexpr int64_t kDataAlignment = 64;
+constexpr int kDeepest = 3;  // tensor -> entry -> list -> number
 constexpr std::string_view kMetadata = "__metadata__";
 
 struct TypeName {
@@ -27,37 +30,6 @@ const TypeName* find_type(std::string_view name) {
     if (type.name == name) return &type;
   }
   return nullptr;
-}
-
-// A whole number from 0, or -1 for anything else.
-int64_t whole_number(const json& value) {
-  if (!value.is_number_unsigned()) return -1;
-  const uint64_t number = value.get<uint64_t>();
-  return number <= static_cast<uint64_t>(INT64_MAX) ? static_cast<int64_t>(number) : -1;
-}
-
-// Parses the header. A name that occurs twice and deep nesting are errors, which the library would
-// allow.
-json parse_header(const char* text, int64_t length, const std::string& path) {
-  constexpr int kDeepest = 3;  // tensor -> entry -> list -> number
-  std::set<std::string> names;
-  const auto look = [&](int depth, json::parse_event_t event, json& parsed) {
-    check(depth <= kDeepest,
-          "the header of '{}' is nested too deeply: the file is damaged, copy it again", path);
-    if (event == json::parse_event_t::key && depth == 1) {
-      const std::string& name = parsed.get_ref<const std::string&>();
-      check(names.insert(name).second, "'{}' has two entries called {}: expected each name once",
-            path, name);
-    }
-    return true;
-  };
-  try {
-    return json::parse(text, text + length, look);
-  } catch (const json::exception& problem) {
-    fail(
-        "the header of '{}' is not valid JSON ({}): the file is damaged, copy or download it again",
-        path, problem.what());
-  }
 }
 
 struct Range {
@@ -78,6 +50,19 @@ Range parse_range(const json& entry, const std::string& name, int64_t size,
   return range;
 }
 
+// Replaces `epsilon` by the number in the metadata, if there is one.
+void read_epsilon(const std::map<std::string, std::string>& metadata, const char* key,
+                  float& epsilon, const std::string& path) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end()) return;
+  const std::string& text = found->second;
+  const char* end = text.data() + text.size();
+  const auto [next, error] = std::from_chars(text.data(), end, epsilon);
+  check(error == std::errc() && next == end && epsilon > 0 && epsilon < 1,
+        "the metadata {} of '{}' is '{}': expected a number between 0 and 1; the file is damaged",
+        key, path, text);
+}
+
 }  // namespace
 
 TensorSource read_safetensors(MappedFile file) {
@@ -94,15 +79,18 @@ TensorSource read_safetensors(MappedFile file) {
         "or download it again",
         path, claimed, std::min(available, kLongestHeader));
   const int64_t header_bytes = static_cast<int64_t>(claimed);
-  const json header =
-      parse_header(reinterpret_cast<const char*>(bytes.data()) + 8, header_bytes, path);
+  const json header = parse_json_text(
+      {reinterpret_cast<const char*>(bytes.data()) + 8, static_cast<size_t>(header_bytes)},
+      kDeepest, fmt::format("the header of '{}'", path));
   check(header.is_object(), "the header of '{}' is no JSON object: the file is damaged", path);
 
   const std::byte* data = bytes.data() + 8 + header_bytes;
   const int64_t data_bytes = available - header_bytes;
   struct Placed {
     Range range;
-    StoredTensor tensor;
+    std::string name;
+    DType dtype;
+    Shape shape;
   };
   std::vector<Placed> placed;
   for (const auto& [name, entry] : header.items()) {
@@ -140,7 +128,7 @@ TensorSource read_safetensors(MappedFile file) {
     check(shape.has_value(),
           "tensor {} of '{}' has shape {}: expected at most {} sizes other than 1", name, path,
           shape_field->dump(), Shape::kMaxRank);
-    placed.push_back({range, {name, type->dtype, *shape, data + range.begin}});
+    placed.push_back({range, name, type->dtype, *shape});
   }
 
   std::stable_sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
@@ -149,17 +137,31 @@ TensorSource read_safetensors(MappedFile file) {
   int64_t used = 0;
   for (Placed& item : placed) {
     check(item.range.begin >= used,
-          "tensor {} of '{}' overlaps the one before it: the file is damaged", item.tensor.name,
-          path);
+          "tensor {} of '{}' overlaps the one before it: the file is damaged", item.name, path);
     used = item.range.end;
-    item.tensor.data = source.aligned(item.tensor.data, item.tensor.dtype, item.tensor.bytes());
-    source.tensors.push_back(std::move(item.tensor));
+    source.add(std::move(item.name), item.dtype, item.shape, data + item.range.begin);
   }
+  read_epsilon(source.metadata, kNormEpsilon, source.norm_epsilon, path);
+  read_epsilon(source.metadata, kGroupNormEpsilon, source.group_norm_epsilon, path);
   return source;
 }
 
+void write_epsilons(const TensorSource& source, std::map<std::string, std::string>& metadata) {
+  const TensorSource usual;
+  metadata.erase(kNormEpsilon);
+  metadata.erase(kGroupNormEpsilon);
+  // The shortest text that gives the same float again.
+  if (source.norm_epsilon != usual.norm_epsilon) {
+    metadata[kNormEpsilon] = fmt::format("{}", source.norm_epsilon);
+  }
+  if (source.group_norm_epsilon != usual.group_norm_epsilon) {
+    metadata[kGroupNormEpsilon] = fmt::format("{}", source.group_norm_epsilon);
+  }
+}
+
 void write_safetensors(const std::filesystem::path& path, std::span<const StoredTensor> tensors,
-                       const std::map<std::string, std::string>& metadata) {
+                       const std::map<std::string, std::string>& metadata,
+                       const WriteProgress& progress) {
   std::vector<const StoredTensor*> order;
   for (const int64_t element : {4, 2}) {
     for (const StoredTensor& tensor : tensors) {
@@ -200,7 +202,10 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Stored
   const uint64_t header_bytes = text.size();
   file.write(&header_bytes, sizeof(header_bytes));
   file.write(text.data(), static_cast<int64_t>(text.size()));
-  for (const StoredTensor* tensor : order) file.write(tensor->data, tensor->bytes());
+  TensorReader reader;
+  for (const StoredTensor* tensor : order) {
+    write_numbers(file, reader.read(*tensor), tensor->bytes(), progress);
+  }
   file.commit();
 }
 

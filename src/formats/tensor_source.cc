@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "formats/ggmf.h"
+#include "formats/huggingface.h"
 #include "formats/pth.h"
 #include "formats/safetensors.h"
 
@@ -45,13 +46,27 @@ TensorSource read_by_content(MappedFile file) {
       path);
 }
 
-// Printable, so that names can be put into messages, JSON and other files as they are.
-bool is_printable(std::string_view name) {
-  return !name.empty() &&
-         std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c <= '~'; });
+}  // namespace
+
+const void* TensorReader::read(const StoredTensor& tensor) {
+  if (tensor.data != nullptr) return tensor.data;
+  assert(tensor.make);
+  // One byte more, so that a tensor without numbers has an address, too.
+  const int64_t needed = tensor.bytes() + 1;
+  if (needed > capacity_) {
+    buffer_.reset();  // before the larger one is made: never two
+    buffer_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(needed));
+    capacity_ = needed;
+  }
+  tensor.make(buffer_.get());
+  return buffer_.get();
 }
 
-}  // namespace
+int64_t TensorSource::file_bytes() const {
+  int64_t bytes = 0;
+  for (const MappedFile& file : files_) bytes += file.size();
+  return bytes;
+}
 
 const StoredTensor* TensorSource::find(std::string_view name) const {
   for (const StoredTensor& tensor : tensors) {
@@ -60,27 +75,35 @@ const StoredTensor* TensorSource::find(std::string_view name) const {
   return nullptr;
 }
 
-void* TensorSource::allocate(int64_t bytes) {
-  assert(bytes >= 0);
-  copies_.push_back(std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(bytes)));
-  return copies_.back().get();
+void TensorSource::add(std::string name, DType dtype, const Shape& shape,
+                       const std::byte* numbers) {
+  StoredTensor tensor{std::move(name), dtype, shape, numbers};
+  if (reinterpret_cast<uintptr_t>(numbers) % static_cast<uintptr_t>(size_of(dtype)) != 0) {
+    tensor.data = nullptr;
+    tensor.make = [numbers, bytes = tensor.bytes()](void* to) {
+      std::memcpy(to, numbers, static_cast<size_t>(bytes));
+    };
+  }
+  tensors.push_back(std::move(tensor));
 }
 
-const void* TensorSource::aligned(const void* data, DType dtype, int64_t bytes) {
-  if (reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(size_of(dtype)) == 0) return data;
-  void* copy = allocate(bytes);
-  std::memcpy(copy, data, static_cast<size_t>(bytes));
-  return copy;
+void TensorSource::join(TensorSource shard) {
+  for (StoredTensor& tensor : shard.tensors) tensors.push_back(std::move(tensor));
+  for (MappedFile& file : shard.files_) files_.push_back(std::move(file));
+  metadata.merge(shard.metadata);
+}
+
+TensorSource open_file(const std::filesystem::path& path) {
+  TensorSource source = read_by_content(MappedFile(path));
+  check(!source.tensors.empty(), "'{}' holds no tensors: check that it is a model", path.string());
+  return source;
 }
 
 TensorSource open_checkpoint(const std::filesystem::path& path) {
   std::error_code error;
-  check(!std::filesystem::is_directory(path, error),
-        "expected a checkpoint file, '{}' is a folder: name the .pth, .safetensors or .bin file in "
-        "it",
-        path.string());
-  TensorSource source = read_by_content(MappedFile(path));
-  check(!source.tensors.empty(), "'{}' holds no tensors: check that it is a model", path.string());
+  TensorSource source =
+      std::filesystem::is_directory(path, error) ? open_huggingface_folder(path) : open_file(path);
+  rename_huggingface_tensors(source, path.string());
   std::vector<std::string_view> names;
   for (const StoredTensor& tensor : source.tensors) {
     check(is_printable(tensor.name),
@@ -96,6 +119,11 @@ TensorSource open_checkpoint(const std::filesystem::path& path) {
          path.string(), *twice);
   }
   return source;
+}
+
+bool is_printable(std::string_view name) {
+  return !name.empty() &&
+         std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c <= '~'; });
 }
 
 std::optional<int64_t> count_of(std::span<const int64_t> sizes) {

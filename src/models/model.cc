@@ -219,47 +219,83 @@ Model Model::planned(const ModelConfig& config) {
   return model;
 }
 
-Model Model::from_tensors(std::span<const NamedTensor> tensors, MatrixType type) {
-  Model model(read_config(tensors));
-  std::unordered_map<std::string_view, const TensorView*> by_name;
+namespace {
+
+using TensorsByName = std::unordered_map<std::string_view, const NamedTensor*>;
+
+TensorsByName by_name(std::span<const NamedTensor> tensors) {
+  TensorsByName result;
   for (const NamedTensor& tensor : tensors) {
-    check(by_name.emplace(tensor.name, &tensor.view).second, "tensor '{}' occurs twice",
-          tensor.name);
+    check(result.emplace(tensor.name, &tensor).second, "tensor '{}' occurs twice", tensor.name);
   }
-  std::vector<const TensorView*> sources;
-  std::vector<DType> dtypes;
+  return result;
+}
+
+DType type_in_memory(const ParameterSpec& spec, DType stored, MatrixType type) {
+  if (!spec.is_matrix()) return DType::kF32;
+  switch (type) {
+    case MatrixType::kAsStored:
+      return stored;
+    case MatrixType::kF16:
+      return DType::kF16;
+    case MatrixType::kBF16:
+      return DType::kBF16;
+    case MatrixType::kF32:
+      break;
+  }
+  return DType::kF32;
+}
+
+}  // namespace
+
+Model Model::planned_for(std::span<const NamedTensor> tensors, float norm_epsilon) {
+  ModelConfig config = read_config(tensors);
+  config.norm_epsilon = norm_epsilon;
+  Model model(config);
+  const TensorsByName sources = by_name(tensors);
   for (const Parameter& parameter : model.parameters_) {
-    const auto found = by_name.find(parameter.spec.name);
-    check(found != by_name.end(), "the checkpoint lacks '{}' {}: is it complete?",
+    const auto found = sources.find(parameter.spec.name);
+    check(found != sources.end(), "the checkpoint lacks '{}' {}: is it complete?",
           parameter.spec.name, parameter.spec.shape.to_string());
-    const TensorView& source = *found->second;
-    check(without_units(source.shape) == without_units(parameter.spec.shape),
+    const Shape& shape = found->second->view.shape;
+    check(without_units(shape) == without_units(parameter.spec.shape),
           "tensor '{}' is {}, but a model of width {} needs {}", parameter.spec.name,
-          source.shape.to_string(), model.config_.width, parameter.spec.shape.to_string());
-    sources.push_back(&source);
-    DType dtype = DType::kF32;
-    if (parameter.spec.is_matrix()) {
-      switch (type) {
-        case MatrixType::kAsStored:
-          dtype = source.dtype;
-          break;
-        case MatrixType::kF32:
-          break;
-        case MatrixType::kF16:
-          dtype = DType::kF16;
-          break;
-        case MatrixType::kBF16:
-          dtype = DType::kBF16;
-          break;
-      }
-    }
-    dtypes.push_back(dtype);
+          shape.to_string(), model.config_.width, parameter.spec.shape.to_string());
   }
-  check(by_name.size() == model.parameters_.size(),
+  check(sources.size() == model.parameters_.size(),
         "the checkpoint has {} tensors, RWKV-{} of {} layers has {}: it holds something else, too",
-        by_name.size(), model.config_.generation, model.config_.layers, model.parameters_.size());
+        sources.size(), model.config_.generation, model.config_.layers, model.parameters_.size());
+  model.bind();
+  return model;
+}
+
+Model Model::from_tensors(std::span<const NamedTensor> tensors, MatrixType type,
+                          float norm_epsilon) {
+  Model model = planned_for(tensors, norm_epsilon);
+  const TensorsByName sources = by_name(tensors);
+  std::vector<DType> dtypes;
+  int64_t largest = 0;  // bytes of a tensor that must be made and then converted
+  for (const Parameter& parameter : model.parameters_) {
+    const NamedTensor& source = *sources.at(parameter.spec.name);
+    dtypes.push_back(type_in_memory(parameter.spec, source.view.dtype, type));
+    if (!source.view && dtypes.back() != source.view.dtype) {
+      largest = std::max(largest, source.view.bytes());
+    }
+  }
   model.allocate(dtypes);
-  for (size_t i = 0; i < sources.size(); ++i) convert(*sources[i], model.parameters_[i].value);
+  const Memory made(largest);
+  for (const Parameter& parameter : model.parameters_) {
+    const NamedTensor& source = *sources.at(parameter.spec.name);
+    TensorView view = source.view;
+    if (!view) {
+      assert(source.make);
+      const bool in_place = view.dtype == parameter.value.dtype;
+      view.data = in_place ? parameter.value.data : made.data();
+      source.make(view.data);
+      if (in_place) continue;
+    }
+    convert(view, parameter.value);
+  }
   model.bind();
   return model;
 }

@@ -128,9 +128,13 @@ class Model {
   static Model initialised(const ModelConfig& config, const InitOptions& options, ThreadPool& pool);
   // Without numbers and without memory: for Device::kMeta, counts and reports.
   static Model planned(const ModelConfig& config);
-  // From named tensors of a checkpoint. Throws Error naming what is missing, of another shape,
-  // unknown, or of a generation that is not supported.
-  static Model from_tensors(std::span<const NamedTensor> tensors, MatrixType type);
+  // As planned(), with the sizes of these tensors. Throws Error naming what is missing, of another
+  // shape, unknown, or of a generation that is not supported.
+  static Model planned_for(std::span<const NamedTensor> tensors, float norm_epsilon = 1e-5f);
+  // From named tensors of a checkpoint, one after another: of those that must be made no more than
+  // one is in memory besides the model. Throws Error as planned_for() does.
+  static Model from_tensors(std::span<const NamedTensor> tensors, MatrixType type,
+                            float norm_epsilon = 1e-5f);
 
   const ModelConfig& config() const { return config_; }
   const StateLayout& state_layout() const { return state_layout_; }

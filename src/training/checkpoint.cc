@@ -37,13 +37,22 @@ nlohmann::json describe(const Model& model, const RunState& run) {
           {"validation_loss", run.validation_loss}};
 }
 
+std::map<std::string, std::string> metadata_of(const Model& model, const RunState& run) {
+  std::map<std::string, std::string> metadata = {{"rookery", describe(model, run).dump()}};
+  TensorSource norms;
+  norms.norm_epsilon = model.config().norm_epsilon;
+  write_epsilons(norms, metadata);
+  return metadata;
+}
+
 void copy_tensor(const TensorSource& source, const std::string& name, const TensorView& to) {
   const StoredTensor* from = source.find(name);
   check(from != nullptr, "it lacks '{}': is it a checkpoint of training, and complete?", name);
   check(from->dtype == DType::kF32 && from->shape.count() == to.count(),
         "'{}' is {} {}, expected f32 {}", name, name_of(from->dtype), from->shape.to_string(),
         to.shape.to_string());
-  std::memcpy(to.data, from->data, to.bytes());
+  TensorReader reader;
+  std::memcpy(to.data, reader.read(*from), to.bytes());
 }
 
 }  // namespace
@@ -173,7 +182,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const
         stored(std::string(kSecondMoment) + parameters[i].spec.name, trainer.optimizer().v(i)));
   }
   const std::filesystem::path path = checkpoint_path(folder, run.step);
-  write_safetensors(path, tensors, {{"rookery", describe(trainer.model(), run).dump()}});
+  write_safetensors(path, tensors, metadata_of(trainer.model(), run));
   if (run.keep > 0) {
     std::vector<std::filesystem::path> all = list_checkpoints(folder);
     while (static_cast<int64_t>(all.size()) > run.keep) {
@@ -190,7 +199,7 @@ void save_model(const std::filesystem::path& path, const Model& model, const Run
   for (const Parameter& parameter : model.parameters()) {
     tensors.push_back(stored(parameter.spec.name, parameter.value));
   }
-  write_safetensors(path, tensors, {{"rookery", describe(model, run).dump()}});
+  write_safetensors(path, tensors, metadata_of(model, run));
 }
 
 Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool) {
@@ -212,7 +221,7 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool) {
     json.at("validate_every").get_to(run.validate_every);
     json.at("validation_loss").get_to(run.validation_loss);
     check(run.step >= 0, "its step is {}", run.step);
-    Model model = Model::from_tensors(model_tensors(source), MatrixType::kF32);
+    Model model = Model::from_tensors(model_tensors(source), MatrixType::kF32, source.norm_epsilon);
     check(json.at("configuration_hash").get<uint64_t>() ==
               configuration_hash(model.config(), run.options),
           "its weights do not belong to its training options");
@@ -238,7 +247,8 @@ std::vector<NamedTensor> model_tensors(const TensorSource& source) {
   std::vector<NamedTensor> tensors;
   for (const StoredTensor& tensor : source.tensors) {
     if (tensor.name.starts_with("optimizer.")) continue;
-    tensors.push_back({tensor.name, {const_cast<void*>(tensor.data), tensor.dtype, tensor.shape}});
+    tensors.push_back(
+        {tensor.name, {const_cast<void*>(tensor.data), tensor.dtype, tensor.shape}, tensor.make});
   }
   return tensors;
 }

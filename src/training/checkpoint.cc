@@ -30,11 +30,18 @@ nlohmann::json describe(const Model& model, const RunState& run) {
           {"data",
            {{"files", run.data_files},
             {"hash", run.data_hash},
+            {"validation_files", run.validation_files},
             {"next_sample", run.step * run.options.batch * run.options.accumulation}}},
           {"checkpoint_every", run.checkpoint_every},
           {"keep", run.keep},
           {"validate_every", run.validate_every},
           {"validation_loss", run.validation_loss}};
+}
+
+std::map<std::string, std::string> metadata_of(const Model& model, const RunState& run) {
+  std::map<std::string, std::string> metadata = {{"rookery", describe(model, run).dump()}};
+  if (!run.tokenizer_definition.empty()) metadata["tokenizer"] = run.tokenizer_definition;
+  return metadata;
 }
 
 void copy_tensor(const TensorSource& source, const std::string& name, const TensorView& to) {
@@ -49,29 +56,35 @@ void copy_tensor(const TensorSource& source, const std::string& name, const Tens
 }  // namespace
 
 nlohmann::json to_json(const TrainOptions& o) {
-  return {{"context", o.context},
-          {"batch", o.batch},
-          {"accumulation", o.accumulation},
-          {"products", name_of(o.products)},
-          {"gradient_checkpointing", o.gradient_checkpointing},
-          {"reset_documents", o.reset_documents},
-          {"dropout", o.dropout},
-          {"l2wrap", o.l2wrap},
-          {"seed", o.seed},
-          {"validation_fraction", o.validation_fraction},
-          {"schedule",
-           {{"kind", name_of(o.schedule.kind)},
-            {"rate", o.schedule.rate},
-            {"final_rate", o.schedule.final_rate},
-            {"warmup_steps", o.schedule.warmup_steps},
-            {"total_steps", o.schedule.total_steps},
-            {"constant_steps", o.schedule.constant_steps}}},
-          {"optimizer",
-           {{"beta1", o.optimizer.beta1},
-            {"beta2", o.optimizer.beta2},
-            {"epsilon", o.optimizer.epsilon},
-            {"weight_decay", o.optimizer.weight_decay},
-            {"clip", o.optimizer.clip}}}};
+  nlohmann::json json = {{"context", o.context},
+                         {"batch", o.batch},
+                         {"accumulation", o.accumulation},
+                         {"products", name_of(o.products)},
+                         {"gradient_checkpointing", o.gradient_checkpointing},
+                         {"reset_documents", o.reset_documents},
+                         {"dropout", o.dropout},
+                         {"l2wrap", o.l2wrap},
+                         {"seed", o.seed},
+                         {"validation_fraction", o.validation_fraction},
+                         {"schedule",
+                          {{"kind", name_of(o.schedule.kind)},
+                           {"rate", o.schedule.rate},
+                           {"final_rate", o.schedule.final_rate},
+                           {"warmup_steps", o.schedule.warmup_steps},
+                           {"total_steps", o.schedule.total_steps},
+                           {"constant_steps", o.schedule.constant_steps}}},
+                         {"optimizer",
+                          {{"beta1", o.optimizer.beta1},
+                           {"beta2", o.optimizer.beta2},
+                           {"epsilon", o.optimizer.epsilon},
+                           {"weight_decay", o.optimizer.weight_decay},
+                           {"clip", o.optimizer.clip}}}};
+  // Only if it is another order than that of checkpoints which do not know any: their hash stays.
+  if (o.order != WindowOrder::kShuffled) {
+    json["order"] = name_of(o.order);
+    json["magic_prime"] = o.magic_prime;
+  }
+  return json;
 }
 
 TrainOptions train_options_from_json(const nlohmann::json& json) {
@@ -87,6 +100,10 @@ TrainOptions train_options_from_json(const nlohmann::json& json) {
     json.at("l2wrap").get_to(o.l2wrap);
     json.at("seed").get_to(o.seed);
     json.at("validation_fraction").get_to(o.validation_fraction);
+    if (json.contains("order")) {
+      o.order = parse_window_order(json.at("order").get<std::string>());
+      json.at("magic_prime").get_to(o.magic_prime);
+    }
     const auto& schedule = json.at("schedule");
     o.schedule.kind = parse_schedule_kind(schedule.at("kind").get<std::string>());
     schedule.at("rate").get_to(o.schedule.rate);
@@ -173,7 +190,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const
         stored(std::string(kSecondMoment) + parameters[i].spec.name, trainer.optimizer().v(i)));
   }
   const std::filesystem::path path = checkpoint_path(folder, run.step);
-  write_safetensors(path, tensors, {{"rookery", describe(trainer.model(), run).dump()}});
+  write_safetensors(path, tensors, metadata_of(trainer.model(), run));
   if (run.keep > 0) {
     std::vector<std::filesystem::path> all = list_checkpoints(folder);
     while (static_cast<int64_t>(all.size()) > run.keep) {
@@ -190,7 +207,7 @@ void save_model(const std::filesystem::path& path, const Model& model, const Run
   for (const Parameter& parameter : model.parameters()) {
     tensors.push_back(stored(parameter.spec.name, parameter.value));
   }
-  write_safetensors(path, tensors, {{"rookery", describe(model, run).dump()}});
+  write_safetensors(path, tensors, metadata_of(model, run));
 }
 
 Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool) {
@@ -207,6 +224,14 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool) {
     json.at("tokenizer").get_to(run.tokenizer);
     json.at("data").at("files").get_to(run.data_files);
     json.at("data").at("hash").get_to(run.data_hash);
+    // Older checkpoints were trained on bytes, and held out of their own text only.
+    if (json.at("data").contains("validation_files")) {
+      json.at("data").at("validation_files").get_to(run.validation_files);
+    }
+    const auto definition = source.metadata.find("tokenizer");
+    run.tokenizer_definition = definition != source.metadata.end() ? definition->second
+                               : run.tokenizer == "bytes"          ? "bytes"
+                                                                   : "";
     json.at("checkpoint_every").get_to(run.checkpoint_every);
     json.at("keep").get_to(run.keep);
     json.at("validate_every").get_to(run.validate_every);

@@ -8,11 +8,12 @@
 #include <fmt/ranges.h>
 
 #include "cli/progress.h"
+#include "cli/train_data.h"
 #include "cli/verbs.h"
 #include "core/cpu_info.h"
-#include "data/text_data.h"
 #include "inspect/machine_limits.h"
 #include "ops/linear/product_cpu.h"
+#include "tokenizers/load.h"
 #include "training/checkpoint.h"
 #include "training/metrics.h"
 
@@ -23,15 +24,19 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-double bits(double nats) { return nats / std::numbers::ln2; }
+// Bits per byte of text of a loss per token.
+double bits(double nats, double bytes_per_token) {
+  return nats / std::numbers::ln2 / bytes_per_token;
+}
 
 struct TrainFlags {
-  std::vector<std::string> data;
+  DataFlags data;
   std::string out, resume, model;
   std::string generation = "4", scheme = "released";
   int64_t layers = 6, width = 192;
   TrainOptions options;
-  std::string products = "f32", schedule = "cosine", reset_documents = "auto", optimizer = "adamw";
+  std::string products = "f32", schedule = "cosine", reset_documents = "auto", optimizer = "adamw",
+              order = "shuffled";
   int64_t steps = 1000;
   double minutes = 0;
   int64_t checkpoint_every = 200, keep = 3, validate_every = 100, validation_windows = 64;
@@ -43,57 +48,27 @@ struct TrainFlags {
 struct Run {
   std::filesystem::path folder;
   RunState state;
-  TextData text;
+  std::optional<RunData> data;
   std::unique_ptr<Trainer> trainer;
   std::vector<TrainingBatch> validation;
+  double validation_bytes = 0;  // per target; 0: unknown
 };
 
-std::span<const uint8_t> training_part(const TextData& text, const TrainOptions& options) {
-  const auto count = static_cast<int64_t>(text.tokens.size());
-  const auto held_out =
-      static_cast<int64_t>(options.validation_fraction * static_cast<double>(count));
-  // Held out only if a window fits: a text too small to validate is still a text to learn from.
-  const int64_t kept = held_out > options.context ? count - held_out : count;
-  return std::span(text.tokens).first(kept);
-}
-
-std::vector<TrainingBatch> validation_batches(const TextData& text, const TrainOptions& options,
-                                              int64_t most) {
-  const auto training = static_cast<int64_t>(training_part(text, options).size());
-  const auto held_out = std::span(text.tokens).subspan(training);
-  std::vector<TrainingBatch> batches;
-  if (held_out.empty()) return batches;
-  const Loader loader(held_out, {options.context, options.seed, options.reset_documents});
-  const int64_t fit = (static_cast<int64_t>(held_out.size()) - 1) / options.context;
-  const int64_t windows = std::min(fit, most);
-  for (int64_t i = 0; i < windows; ++i) {
-    if (i % options.batch == 0) batches.emplace_back();
-    loader.append_at(fit * i / windows * options.context, batches.back());
-  }
-  return batches;
-}
-
-Model make_model(const TrainFlags& flags, ThreadPool& pool) {
+Model make_model(const TrainFlags& flags, int64_t vocabulary, ThreadPool& pool) {
   if (!flags.model.empty()) return std::move(*load_model(flags.model, MatrixType::kF32).model);
   InitOptions init{.scheme = flags.scheme, .seed = flags.options.seed};
   if (flags.scheme == "released") init.embedding_scale = flags.options.schedule.rate;
-  return Model::initialised(make_config(flags.generation, flags.layers, flags.width, 256), init,
-                            pool);
-}
-
-void require_bytes(const ModelConfig& config) {
-  check(config.vocabulary == 256,
-        "the model's vocabulary is {}: this version trains on bytes, vocabulary 256",
-        config.vocabulary);
+  return Model::initialised(make_config(flags.generation, flags.layers, flags.width, vocabulary),
+                            init, pool);
 }
 
 // Steps that fit into the time, by a few steps of a model that is thrown away.
-int64_t steps_in(const TrainFlags& flags, const TextData& text, ThreadPool& pool) {
+int64_t steps_in(const TrainFlags& flags, const RunData& data, int64_t vocabulary,
+                 ThreadPool& pool) {
   TrainOptions options = flags.options;
   options.schedule.total_steps = 1000;
-  Trainer trainer(make_model(flags, pool), options, pool);
-  const Loader loader(training_part(text, options),
-                      {options.context, options.seed, options.reset_documents});
+  Trainer trainer(make_model(flags, vocabulary, pool), options, pool);
+  const Loader loader = data.loader(options, vocabulary);
   trainer.step(loader);  // touches the memory for the first time
   std::vector<double> seconds;
   const auto start = Clock::now();
@@ -166,11 +141,10 @@ class Loop {
   Loop(Run& run, const TrainFlags& flags, ThreadPool& pool)
       : run_(run),
         flags_(flags),
-        loader_(
-            training_part(run.text, run.state.options),
-            {run.state.options.context, run.state.options.seed, run.state.options.reset_documents}),
+        loader_(run.data->loader(run.state.options, run.trainer->model().config().vocabulary)),
         metrics_(run.folder,
                  run.trainer->steps_done() > 0 ? run.trainer->steps_done() : MetricsLog::kNewRun),
+        text_bytes_(run.data->training().bytes_per_token),
         first_step_(run.trainer->steps_done()),
         last_step_(run.state.options.schedule.total_steps) {
     matrix_rate_ = measure_product_rate(pool, run.state.options.products, 3);
@@ -189,32 +163,42 @@ class Loop {
       const int64_t step = trainer.steps_done();
       run_.state.step = step;
       run_.state.tokens_seen += tokens;
-      // The bar shows means: one step's loss jumps about.
-      loss_ = step == first_step_ + 1 ? result.loss : 0.95 * loss_ + 0.05 * result.loss;
       time_ = step == first_step_ + 1 ? seconds : 0.9 * time_ + 0.1 * seconds;
-      last_loss_ = result.loss;
+      std::vector<Metric> metrics;
+      if (result.targets > 0) {  // else the step had nothing to learn, and no loss
+        // The bar shows means: one step's loss jumps about.
+        loss_ = has_loss_ ? 0.95 * loss_ + 0.05 * result.loss : result.loss;
+        has_loss_ = true;
+        last_loss_ = result.loss;
+        metrics.push_back({"loss", result.loss});
+        if (text_bytes_ > 0) metrics.push_back({"bits_per_byte", bits(result.loss, text_bytes_)});
+        metrics.push_back({"learning_rate", result.learning_rate});
+        metrics.push_back({"gradient_norm", result.gradient_norm});
+      }
+      metrics.push_back({"tokens_per_second", static_cast<double>(tokens) / seconds});
+      metrics.push_back({"matrix_share", flops / seconds / matrix_rate_});
+      metrics.push_back({"tokens", static_cast<double>(run_.state.tokens_seen)});
       progress.update(
           step,
           fmt::format(
-              "loss {:.3f}  {:.3f} bits/byte  lr {:.2e}  |g| {:.2f}  {} tok/s  {:.0f}% of peak",
-              loss_, bits(loss_), result.learning_rate, result.gradient_norm,
+              "loss {:.3f}{}  lr {:.2e}  |g| {:.2f}  {} tok/s  {:.0f}% of peak", loss_,
+              text_bytes_ > 0 ? fmt::format("  {:.3f} bits/byte", bits(loss_, text_bytes_)) : "",
+              result.learning_rate, result.gradient_norm,
               format_count(static_cast<double>(tokens) / time_),
               100 * flops / time_ / matrix_rate_));
-      std::vector<Metric> metrics{{"loss", result.loss},
-                                  {"bits_per_byte", bits(result.loss)},
-                                  {"learning_rate", result.learning_rate},
-                                  {"gradient_norm", result.gradient_norm},
-                                  {"tokens_per_second", static_cast<double>(tokens) / seconds},
-                                  {"matrix_share", flops / seconds / matrix_rate_},
-                                  {"tokens", static_cast<double>(run_.state.tokens_seen)}};
       const bool last = step == last_step_;
       if (!run_.validation.empty() &&
           (last || (flags_.validate_every > 0 && step % flags_.validate_every == 0))) {
         run_.state.validation_loss = trainer.evaluate(run_.validation);
         metrics.push_back({"validation_loss", run_.state.validation_loss});
-        metrics.push_back({"validation_bits_per_byte", bits(run_.state.validation_loss)});
-        progress.message(fmt::format("step {:>6}  validation {:.4f} nats = {:.4f} bits/byte", step,
-                                     run_.state.validation_loss, bits(run_.state.validation_loss)));
+        std::string line =
+            fmt::format("step {:>6}  validation {:.4f} nats", step, run_.state.validation_loss);
+        if (run_.validation_bytes > 0) {
+          const double validation_bits = bits(run_.state.validation_loss, run_.validation_bytes);
+          metrics.push_back({"validation_bits_per_byte", validation_bits});
+          line += fmt::format(" = {:.4f} bits/byte", validation_bits);
+        }
+        progress.message(line);
       }
       metrics_.record(step, metrics);
       if (!last && run_.state.checkpoint_every > 0 && step % run_.state.checkpoint_every == 0)
@@ -228,22 +212,26 @@ class Loop {
 
   nlohmann::json summary() const {
     const int64_t steps = run_.state.step - first_step_;
-    return {{"parameters", run_.trainer->model().parameter_count()},
-            {"step", run_.state.step},
-            {"finished", run_.state.step == last_step_},
-            {"tokens_seen", run_.state.tokens_seen},
-            {"loss", last_loss_},
-            {"mean_loss", loss_},
-            {"bits_per_byte", bits(loss_)},
-            {"validation_loss", run_.state.validation_loss},
-            {"validation_bits_per_byte", bits(run_.state.validation_loss)},
-            {"tokens_per_second",
-             step_seconds_ > 0
-                 ? static_cast<double>(steps * run_.state.options.tokens_per_step()) / step_seconds_
-                 : 0.0},
-            {"seconds", step_seconds_},
-            {"checkpoint", saved_.string()},
-            {"peak_memory", process_memory().peak}};
+    nlohmann::json summary = {
+        {"parameters", run_.trainer->model().parameter_count()},
+        {"step", run_.state.step},
+        {"finished", run_.state.step == last_step_},
+        {"tokens_seen", run_.state.tokens_seen},
+        {"loss", last_loss_},
+        {"mean_loss", loss_},
+        {"validation_loss", run_.state.validation_loss},
+        {"tokens_per_second",
+         step_seconds_ > 0
+             ? static_cast<double>(steps * run_.state.options.tokens_per_step()) / step_seconds_
+             : 0.0},
+        {"seconds", step_seconds_},
+        {"checkpoint", saved_.string()},
+        {"peak_memory", process_memory().peak}};
+    if (text_bytes_ > 0) summary["bits_per_byte"] = bits(loss_, text_bytes_);
+    if (run_.validation_bytes > 0) {
+      summary["validation_bits_per_byte"] = bits(run_.state.validation_loss, run_.validation_bytes);
+    }
+    return summary;
   }
 
  private:
@@ -253,15 +241,21 @@ class Loop {
   const TrainFlags& flags_;
   Loader loader_;
   MetricsLog metrics_;
+  double text_bytes_;  // per token; 0: unknown
   int64_t first_step_, last_step_;
+  bool has_loss_ = false;
   double matrix_rate_ = 1, loss_ = 0, last_loss_ = 0, time_ = 0, step_seconds_ = 0;
   std::filesystem::path saved_;
 };
 
 int run_training(Run& run, const TrainFlags& flags, ThreadPool& pool) {
-  run.validation = validation_batches(run.text, run.state.options, flags.validation_windows);
+  run.validation = run.data->validation(run.state.options, run.trainer->model().config().vocabulary,
+                                        flags.validation_windows);
+  run.validation_bytes = run.data->bytes_per_target(run.validation);
   if (run.validation.empty() && run.state.options.validation_fraction > 0) {
-    fmt::print(stderr, "No validation: {} of the text is less than a window of {} tokens.\n",
+    fmt::print(stderr,
+               "No validation: {} of the data is less than a window of {} tokens, or nothing in it "
+               "is to be learned.\n",
                run.state.options.validation_fraction, run.state.options.context);
   }
   Loop loop(run, flags, pool);
@@ -273,13 +267,19 @@ int run_training(Run& run, const TrainFlags& flags, ThreadPool& pool) {
     return 0;
   }
   const bool finished = summary.at("finished");
-  fmt::print("{} at step {} of {}: {} parameters, {} bytes seen, training {:.3f} bits/byte",
+  const auto reported = [&](const char* loss, const char* bits_per_byte) {
+    return summary.contains(bits_per_byte)
+               ? fmt::format("{:.3f} bits/byte", summary.at(bits_per_byte).get<double>())
+               : fmt::format("{:.3f} nats/token", summary.at(loss).get<double>());
+  };
+  fmt::print("{} at step {} of {}: {} parameters, {} tokens seen, training {}",
              finished ? "Done" : "Stopped", run.state.step, run.state.options.schedule.total_steps,
              summary.at("parameters").get<int64_t>(),
              format_count(static_cast<double>(run.state.tokens_seen)),
-             summary.at("bits_per_byte").get<double>());
-  if (run.state.validation_loss > 0)
-    fmt::print(", validation {:.3f}", bits(run.state.validation_loss));
+             reported("mean_loss", "bits_per_byte"));
+  if (run.state.validation_loss > 0) {
+    fmt::print(", validation {}", reported("validation_loss", "validation_bits_per_byte"));
+  }
   fmt::print(", {} tokens/s\nCheckpoint: {}\n",
              format_count(summary.at("tokens_per_second").get<double>()),
              summary.at("checkpoint").get<std::string>());
@@ -293,30 +293,39 @@ int run_training(Run& run, const TrainFlags& flags, ThreadPool& pool) {
 }
 
 int train_anew(TrainFlags& flags) {
-  if (flags.data.empty() && !flags.dry_run) throw CLI::RequiredError("--data (or --resume)");
+  if (flags.data.files.empty() && !flags.dry_run) throw CLI::RequiredError("--data (or --resume)");
   if (flags.out.empty() && !flags.dry_run) throw CLI::RequiredError("--out");
   TrainOptions& options = flags.options;
   options.products = parse_dtype(flags.products);
   options.schedule.kind = parse_schedule_kind(flags.schedule);
   options.schedule.total_steps = flags.steps;
+  options.order = parse_window_order(flags.order);
   if (flags.optimizer == "adam") options.optimizer.weight_decay = 0;
   ThreadPool pool(resolve_threads(*flags.threads));
 
+  std::optional<LoadedModel> loaded;
+  if (!flags.model.empty()) loaded = load_model(flags.model, MatrixType::kF32);
+  std::unique_ptr<Tokenizer> tokenizer = choose_tokenizer(flags.data, loaded ? &*loaded : nullptr);
+  const int64_t vocabulary =
+      loaded ? loaded->model->config().vocabulary : choose_vocabulary(flags.data, tokenizer.get());
   Run run;
-  if (!flags.data.empty()) {
-    run.text = read_text(std::vector<std::filesystem::path>(flags.data.begin(), flags.data.end()));
-    options.reset_documents = flags.reset_documents == "on" ||
-                              (flags.reset_documents == "auto" && run.text.has_documents);
+  if (!flags.data.files.empty()) {
+    run.data.emplace(flags.data.files, flags.data.validation_files, std::move(tokenizer), pool);
+    // The public training code, whose order this is, goes on over the ends of documents.
+    options.reset_documents =
+        flags.reset_documents == "on" ||
+        (flags.reset_documents == "auto" && options.order == WindowOrder::kShuffled &&
+         run.data->training().has_documents);
   }
   // A warm-up as long as the run would never reach the rate.
   const int64_t warmup = options.schedule.warmup_steps;
   options.schedule.warmup_steps = std::min(warmup, flags.steps / 10);
   if (flags.dry_run) {
     validate(options);
-    const ModelConfig config = flags.model.empty()
-                                   ? make_config(flags.generation, flags.layers, flags.width, 256)
-                                   : load_model(flags.model, MatrixType::kF32).model->config();
-    require_bytes(config);
+    const ModelConfig config =
+        loaded ? loaded->model->config()
+               : make_config(flags.generation, flags.layers, flags.width, vocabulary);
+    loaded.reset();  // a run holds it once, and the plan counts it
     dry_run(flags, config, options, flags.steps, pool);
     return 0;
   }
@@ -325,19 +334,23 @@ int train_anew(TrainFlags& flags) {
             !std::filesystem::exists(run.folder / "model.safetensors"),
         "the folder '{}' holds a run already: go on with --resume {}, or choose another --out",
         flags.out, flags.out);
+  // Says what does not fit before any memory is asked for.
+  run.data->check_ids(vocabulary);
+  options.magic_prime = run.data->loader(options, vocabulary).magic_prime();
   if (flags.minutes > 0) {
-    flags.steps = options.schedule.total_steps = steps_in(flags, run.text, pool);
+    flags.steps = options.schedule.total_steps = steps_in(flags, *run.data, vocabulary, pool);
     options.schedule.warmup_steps = std::min(warmup, flags.steps / 10);
   }
-  // Says what does not fit before any memory is asked for.
-  Loader(training_part(run.text, options),
-         {options.context, options.seed, options.reset_documents});
-  Model model = make_model(flags, pool);
-  require_bytes(model.config());
+  Model model = loaded ? std::move(*loaded->model) : make_model(flags, vocabulary, pool);
+  loaded.reset();
   run.trainer = std::make_unique<Trainer>(std::move(model), options, pool);
+  const Tokenizer* known = run.data->tokenizer();
   run.state = {.options = options,
-               .data_files = flags.data,
-               .data_hash = run.text.hash,
+               .tokenizer = known == nullptr ? "" : std::string(known->name()),
+               .tokenizer_definition = known == nullptr ? "" : known->definition(),
+               .data_files = flags.data.files,
+               .data_hash = run.data->training().hash,
+               .validation_files = flags.data.validation_files,
                .checkpoint_every = flags.checkpoint_every,
                .keep = flags.keep,
                .validate_every = flags.validate_every};
@@ -347,15 +360,16 @@ int train_anew(TrainFlags& flags) {
 int resume(TrainFlags& flags, const CLI::App& verb) {
   // What decides the numbers comes from the checkpoint; saying it again, perhaps differently, is a
   // mistake.
-  static constexpr const char* kAllowed[] = {"--resume",  "--data", "--steps",
-                                             "--threads", "--json", "--validation-windows"};
+  static constexpr const char* kAllowed[] = {
+      "--resume",  "--data", "--validation-data",   "--steps",
+      "--threads", "--json", "--validation-windows"};
   for (const CLI::Option* option : verb.get_options()) {
     const std::string name = option->get_name();
     if (option->count() == 0) continue;
     if (std::find(std::begin(kAllowed), std::end(kAllowed), name) == std::end(kAllowed)) {
       wrong_usage(
-          "{} cannot be given with --resume: the run goes on as it began (only --data, --steps, "
-          "--threads, --json and --validation-windows may be)",
+          "{} cannot be given with --resume: the run goes on as it began (only --data, "
+          "--validation-data, --steps, --threads, --json and --validation-windows may be)",
           name);
     }
   }
@@ -379,9 +393,16 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
     validate(run.state.options);
     run.trainer->set_schedule(run.state.options.schedule);
   }
-  const auto& files = flags.data.empty() ? run.state.data_files : flags.data;
-  run.text = read_text(std::vector<std::filesystem::path>(files.begin(), files.end()));
-  check(run.text.hash == run.state.data_hash,
+  const auto& files = flags.data.files.empty() ? run.state.data_files : flags.data.files;
+  if (!flags.data.validation_files.empty()) {
+    run.state.validation_files = flags.data.validation_files;
+  }
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (!run.state.tokenizer_definition.empty()) {
+    tokenizer = parse_tokenizer(run.state.tokenizer_definition, file.string());
+  }
+  run.data.emplace(files, run.state.validation_files, std::move(tokenizer), pool);
+  check(run.data->training().hash == run.state.data_hash,
         "the text is not the one this run began with ({}): resume with the same --data, or start "
         "anew with --model",
         fmt::join(run.state.data_files, ", "));
@@ -413,10 +434,18 @@ std::function<int()> add_train(CLI::App& app) {
 
   const std::string input = "Text and where to", model = "Model", step = "Step",
                     rate = "Learning rate", adam = "Optimizer", habits = "Checkpoints and reports";
-  verb->add_option("--data", f.data,
+  verb->add_option("--data", f.data.files,
                    "Text files; a line <|endoftext|> ends a document, as does the end of one of "
-                   "several files")
+                   "several files. Or one NAME of rookery data prepare")
       ->group(input);
+  verb->add_option("--tokenizer", f.data.tokenizer,
+                   "A vocabulary file, or: bytes. Else the prepared data's, the --model's, bytes")
+      ->type_name("FILE")
+      ->group(input);
+  CLI::Option* const validation_data =
+      verb->add_option("--validation-data", f.data.validation_files,
+                       "Validate on this instead of a part of the data")
+          ->group(input);
   verb->add_option("-o,--out", f.out,
                    "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, model")
       ->group(input);
@@ -439,6 +468,11 @@ std::function<int()> add_train(CLI::App& app) {
   verb->add_option("--width", f.width, "Width of the embedding")
       ->check(at_least(1))
       ->capture_default_str()
+      ->group(model)
+      ->excludes(from_model);
+  verb->add_option("--vocab", f.data.vocabulary,
+                   "Tokens of a fresh model, at least the tokenizer's (else as many)")
+      ->check(at_least(1))
       ->group(model)
       ->excludes(from_model);
   verb->add_option("--init", f.scheme,
@@ -483,6 +517,16 @@ std::function<int()> add_train(CLI::App& app) {
                    "document marks)")
       ->check(CLI::IsMember({"auto", "on", "off"}))
       ->capture_default_str()
+      ->group(step);
+  verb->add_option("--order", f.order,
+                   "Of the windows: shuffled, or magic-prime, that of RWKV's public training code "
+                   "(nothing is held out then, unless a fraction is given)")
+      ->check(CLI::IsMember({"shuffled", "magic-prime"}))
+      ->capture_default_str()
+      ->group(step);
+  verb->add_option("--magic-prime", o.magic_prime,
+                   "The magic prime, if not the largest that serves")
+      ->check(at_least(2))
       ->group(step);
   verb->add_option("--dropout", o.dropout, "Dropout of each block's two outputs")
       ->capture_default_str()
@@ -557,10 +601,11 @@ std::function<int()> add_train(CLI::App& app) {
       ->check(at_least(0))
       ->capture_default_str()
       ->group(habits);
-  verb->add_option("--validation-fraction", o.validation_fraction,
-                   "Part of the text, from its end, that is held out")
-      ->capture_default_str()
-      ->group(habits);
+  CLI::Option* const fraction = verb->add_option("--validation-fraction", o.validation_fraction,
+                                                 "Part of the data, from its end, that is held out")
+                                    ->capture_default_str()
+                                    ->group(habits)
+                                    ->excludes(validation_data);
   verb->add_option("--validation-windows", f.validation_windows, "Most windows of one validation")
 
       ->check(at_least(1))
@@ -570,8 +615,17 @@ std::function<int()> add_train(CLI::App& app) {
       ->group(habits)
       ->excludes("--minutes");
   verb->add_flag("--json", f.json, "Report as one JSON object")->group(habits);
-  return
-      [flags, verb] { return flags->resume.empty() ? train_anew(*flags) : resume(*flags, *verb); };
+  return [flags, verb, fraction, validation_data] {
+    if (!flags->resume.empty()) return resume(*flags, *verb);
+    const bool magic = flags->order == "magic-prime";
+    if (flags->options.magic_prime > 0 && !magic) {
+      wrong_usage("--magic-prime belongs to --order magic-prime");
+    }
+    if (validation_data->count() > 0 || (magic && fraction->count() == 0)) {
+      flags->options.validation_fraction = 0;
+    }
+    return train_anew(*flags);
+  };
 }
 
 }  // namespace rookery::cli

@@ -1,3 +1,4 @@
+// Text in memory, prepared data as training data, and the windows of both.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -5,8 +6,13 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/files_for_tests.h"
 #include "data/loader.h"
+#include "data/magic_prime.h"
 #include "data/text_data.h"
+#include "data/tokenizer_for_tests.h"
+#include "data/training_data.h"
+#include "tokenizers/bytes.h"
 
 namespace rookery {
 namespace {
@@ -23,9 +29,18 @@ class TextFiles : public ::testing::Test {
     std::ofstream(folder_ / name, std::ios::binary) << text;
     return folder_ / name;
   }
-  static std::string read(std::initializer_list<std::filesystem::path> files) {
-    const TextData data = read_text(std::vector(files));
-    return {data.tokens.begin(), data.tokens.end()};
+  static TextData read_as_bytes(const std::vector<std::filesystem::path>& files) {
+    ThreadPool pool(2);
+    return read_text(files, ByteTokenizer(), pool);
+  }
+  static std::string read(const std::vector<std::filesystem::path>& files) {
+    const TextData data = read_as_bytes(files);
+    const TokenSpan tokens = data.tokens();
+    EXPECT_EQ(tokens.type(), TokenType::kU8);
+    EXPECT_EQ(data.bytes, tokens.size());
+    std::string text;
+    for (int64_t i = 0; i < tokens.size(); ++i) text += static_cast<char>(tokens[i]);
+    return text;
   }
   std::filesystem::path folder_;
 };
@@ -37,8 +52,8 @@ TEST_F(TextFiles, MarksBecomeZeros) {
   EXPECT_EQ(read({write("c", "<|endoftext|>\nx <|endoftext|>\n<|endoftext|>\nz")}),
             "\0x <|endoftext|>\n\0z"s);
   EXPECT_EQ(read({write("d", "one"), write("e", "two\n")}), "one\0two\n\0"s);
-  EXPECT_TRUE(read_text(std::vector{write("a", "x\n<|endoftext|>\ny")}).has_documents);
-  EXPECT_FALSE(read_text(std::vector{write("b", "xyz")}).has_documents);
+  EXPECT_TRUE(read_as_bytes({write("a", "x\n<|endoftext|>\ny")}).has_documents);
+  EXPECT_FALSE(read_as_bytes({write("b", "xyz")}).has_documents);
 }
 
 TEST_F(TextFiles, RefusesWhatIsNoText) {
@@ -48,6 +63,103 @@ TEST_F(TextFiles, RefusesWhatIsNoText) {
   EXPECT_THROW(read({folder_ / "missing"}), Error);
   EXPECT_THROW(read({folder_}), Error);
   EXPECT_THROW(read({}), Error);
+}
+
+TEST_F(TextFiles, AnyTokenizerInTheSmallestType) {
+  std::string text;
+  for (int i = 0; i < 250000; ++i) text += i % 9 == 8 ? "end\nof" : " word";
+  text += "\n<|endoftext|>\nlast";
+  ASSERT_GT(text.size(), static_cast<size_t>(kLongestPiece));  // so it is read in pieces
+  const std::filesystem::path path = write("long.txt", text);
+  for (const int64_t vocabulary : {600, 65536, 65537}) {
+    const SpaceTokenizer tokenizer(vocabulary);
+    std::vector<int32_t> expected =
+        tokenizer.encode(std::string_view(text).substr(0, text.find("<|")));
+    expected.push_back(0);
+    tokenizer.encode_to("last", expected);
+    uint64_t hash = 0;
+    for (const int threads : {1, 3}) {
+      ThreadPool pool(threads);
+      const TextData data = read_text(std::vector{path}, tokenizer, pool);
+      const TokenSpan tokens = data.tokens();
+      EXPECT_EQ(tokens.type(), vocabulary <= 65536 ? TokenType::kU16 : TokenType::kI32);
+      ASSERT_EQ(tokens.size(), static_cast<int64_t>(expected.size()));
+      for (int64_t i = 0; i < tokens.size(); ++i) ASSERT_EQ(tokens[i], expected[i]) << i;
+      EXPECT_TRUE(data.has_documents);
+      EXPECT_EQ(data.bytes, static_cast<int64_t>(text.size()) - 13);
+      EXPECT_TRUE(hash == 0 || hash == data.hash);
+      hash = data.hash;
+    }
+  }
+}
+
+TEST_F(TextFiles, LinesOfJsonAreNoText) {
+  EXPECT_THROW(read_as_bytes({write("a.jsonl", "{\"text\": \"x\"}")}), Error);
+}
+
+class Prepared : public TextFiles {
+ protected:
+  // Tokens 1 .. count as prepared data.
+  std::filesystem::path make(int64_t count, bool masked) {
+    const std::filesystem::path name = folder_ / "data";
+    BinIdxWriter writer(name, 60000, masked);
+    std::vector<int32_t> ids;
+    for (int64_t i = 1; i < count; ++i) ids.push_back(static_cast<int32_t>(1 + i % 59999));
+    writer.append(ids, true);
+    writer.end_document(false);
+    writer.commit("");
+    std::filesystem::remove(about_of(name));
+    return name;
+  }
+  TrainingData open(const std::filesystem::path& path) {
+    return open_training_data(std::vector{path}, nullptr, pool_);
+  }
+  ThreadPool pool_{2};
+};
+
+TEST_F(Prepared, IsMappedWithItsMask) {
+  const std::filesystem::path name = make(1000, true);
+  const TrainingData data = open(name.string() + ".idx");
+  EXPECT_EQ(data.tokens.size(), 1000);
+  EXPECT_EQ(data.tokens.type(), TokenType::kU16);
+  EXPECT_EQ(data.mask.size(), 1000u);
+  EXPECT_EQ(data.mask[998], 1);
+  EXPECT_EQ(data.mask[999], 0);
+  EXPECT_FALSE(data.has_documents);
+  EXPECT_EQ(data.bytes_per_token, 0);
+  EXPECT_TRUE(is_prepared(std::vector{name}));
+  EXPECT_THROW(is_prepared(std::vector{write("a.txt", "x"), name}), Error);
+  EXPECT_FALSE(is_prepared(std::vector{write("a.txt", "x"), write("b.txt", "x")}));
+  EXPECT_FALSE(is_prepared(std::vector{folder_ / "missing"}));
+}
+
+TEST_F(Prepared, TheHashKnowsTokensAndMask) {
+  const uint64_t plain = open(make(1000, false)).hash, masked = open(make(1000, true)).hash;
+  EXPECT_NE(plain, masked);
+  EXPECT_EQ(open(make(1000, true)).hash, masked);
+  const std::filesystem::path name = make(1000, true);
+  std::fstream(mask_of(name), std::ios::in | std::ios::out | std::ios::binary).seekp(500).put(0);
+  EXPECT_NE(open(name).hash, masked);
+  // Data of which only samples are read: the last bytes are among them.
+  EXPECT_NE(open(make(999, true)).hash, masked);
+  const uint64_t large = open(make(8500000, false)).hash;
+  std::fstream(bin_of(name), std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(2 * 8500000 - 2)
+      .put(7);
+  EXPECT_NE(open(name).hash, large);
+}
+
+TEST_F(Prepared, IdsOutsideTheVocabularyAreFound) {
+  const auto always = [](int64_t) { return true; };
+  const TrainingData data = open(make(5000000, false));
+  EXPECT_EQ(first_outside(data.tokens, 60000, always), -1);
+  EXPECT_EQ(first_outside(data.tokens, 65536, [](int64_t) { return false; }), -1);
+  EXPECT_EQ(first_outside(data.tokens, 59998, always), 59996);
+  int calls = 0;
+  EXPECT_EQ(first_outside(data.tokens, 60000, [&](int64_t) { return ++calls < 2; }), -1);
+  EXPECT_EQ(calls, 2);
+  const std::vector<int32_t> negative{5, 6, -7};
+  EXPECT_EQ(first_outside(negative, 60000, always), 2);
 }
 
 TEST(Loader, AnEpochVisitsEveryWindowOnce) {
@@ -83,6 +195,80 @@ TEST(Loader, TargetsAreTheNextTokensAndDocumentsAreCut) {
     EXPECT_EQ(batch.offsets,
               reset ? (std::vector<int64_t>{0, 2, 5, 6, 8}) : (std::vector<int64_t>{0, 8}));
   }
+}
+
+TEST(Loader, ReadsEveryTypeAndMask) {
+  const std::vector<uint16_t> shorts{5, 600, 0, 7, 8, 65535};
+  const std::vector<int32_t> ints(shorts.begin(), shorts.end());
+  const std::vector<int64_t> longs(shorts.begin(), shorts.end());
+  // A file's mapping need not be aligned.
+  std::vector<std::byte> odd(1 + 6 * 8);
+  std::memcpy(odd.data() + 1, longs.data(), 6 * 8);
+  const std::vector<uint8_t> mask{0, 1, 0, 1, 0, 1};
+  for (const TokenSpan tokens :
+       {TokenSpan(shorts), TokenSpan(ints), TokenSpan(odd.data() + 1, 6, TokenType::kI64)}) {
+    TrainingBatch batch;
+    Loader(tokens, {.context = 5}).append(0, batch);
+    EXPECT_EQ(batch.tokens, (std::vector<int32_t>{5, 600, 0, 7, 8}));
+    EXPECT_EQ(batch.targets, (std::vector<int32_t>{600, 0, 7, 8, 65535}));
+    Loader(tokens, {.context = 5}, mask).append(0, batch);
+    EXPECT_EQ(std::vector<int32_t>(batch.targets.begin() + 5, batch.targets.end()),
+              (std::vector<int32_t>{600, -1, 7, -1, 65535}));
+    EXPECT_EQ(batch.offsets, (std::vector<int64_t>{0, 5, 10}));
+  }
+}
+
+TEST(Loader, RefusesForeignIdsAndMasks) {
+  const std::vector<int32_t> tokens{5, 6, 300, -1, 7, 8};
+  TrainingBatch batch;
+  const auto error = [&](int64_t start, const std::vector<uint8_t>& mask) -> std::string {
+    try {
+      Loader(tokens, {.context = 1, .vocabulary = 256}, mask).append_at(start, batch);
+    } catch (const Error& problem) {
+      return problem.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(error(0, {}), "");
+  EXPECT_NE(error(1, {}).find("token 2 of the data is 300"), std::string::npos) << error(1, {});
+  EXPECT_NE(error(3, {}).find("token 3 of the data is -1"), std::string::npos);
+  EXPECT_NE(error(0, {1, 2, 0, 0, 0, 0}).find("expected 0 or 1"), std::string::npos);
+  EXPECT_NE(error(0, {1}).find("the mask has 1 bytes"), std::string::npos);
+}
+
+TEST(Loader, TheMagicPrimesOrderIsThatOfThePublicCode) {
+  std::vector<uint16_t> tokens(5 * 120 + 3);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<uint16_t>(i);
+  const LoaderOptions options{.context = 5, .seed = 9, .order = WindowOrder::kMagicPrime};
+  const Loader loader(tokens, options);
+  EXPECT_EQ(loader.magic_prime(), 113);
+  EXPECT_EQ(loader.windows_per_epoch(), 113);
+  // By the formula as it stands: k = int(113 x 0.618..) = 69.
+  for (const int64_t sample : {0, 1, 2, 50, 112, 113, 40320, 999999}) {
+    const int64_t n = (sample + 1) % 113;
+    TrainingBatch batch;
+    loader.append(sample, batch);
+    const int64_t start = 69 * (n * n * n % 113) % 113 * 5;
+    EXPECT_EQ(batch.tokens.front(), start);
+    EXPECT_EQ(batch.targets.back(), start + 5);
+  }
+  LoaderOptions other = options;
+  other.seed = 10;  // no part of this order
+  EXPECT_EQ(Loader(tokens, other).start_of(7), loader.start_of(7));
+  other.magic_prime = 113;
+  EXPECT_EQ(Loader(tokens, other).start_of(7), loader.start_of(7));
+  other.magic_prime = 109;
+  EXPECT_THROW(Loader(tokens, other), Error);  // 1 mod 3
+  const std::vector<uint8_t> few(11, 1);
+  EXPECT_THROW(Loader(few, options), Error);
+  EXPECT_EQ(Loader(tokens, {.context = 5}).magic_prime(), 0);
+}
+
+TEST(Loader, NamesOfOrders) {
+  for (const WindowOrder order : {WindowOrder::kShuffled, WindowOrder::kMagicPrime}) {
+    EXPECT_EQ(parse_window_order(name_of(order)), order);
+  }
+  EXPECT_THROW(parse_window_order("random"), Error);
 }
 
 TEST(Loader, RefusesTooLittleText) {

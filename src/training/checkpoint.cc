@@ -30,6 +30,7 @@ nlohmann::json describe(const Model& model, const RunState& run) {
           {"data",
            {{"files", run.data_files},
             {"hash", run.data_hash},
+            {"validation_files", run.validation_files},
             {"next_sample", run.step * run.options.batch * run.options.accumulation}}},
           {"checkpoint_every", run.checkpoint_every},
           {"keep", run.keep},
@@ -42,6 +43,7 @@ std::map<std::string, std::string> metadata_of(const Model& model, const RunStat
   TensorSource norms;
   norms.norm_epsilon = model.config().norm_epsilon;
   write_epsilons(norms, metadata);
+  if (!run.tokenizer_definition.empty()) metadata["tokenizer"] = run.tokenizer_definition;
   return metadata;
 }
 
@@ -58,29 +60,35 @@ void copy_tensor(const TensorSource& source, const std::string& name, const Tens
 }  // namespace
 
 nlohmann::json to_json(const TrainOptions& o) {
-  return {{"context", o.context},
-          {"batch", o.batch},
-          {"accumulation", o.accumulation},
-          {"products", name_of(o.products)},
-          {"gradient_checkpointing", o.gradient_checkpointing},
-          {"reset_documents", o.reset_documents},
-          {"dropout", o.dropout},
-          {"l2wrap", o.l2wrap},
-          {"seed", o.seed},
-          {"validation_fraction", o.validation_fraction},
-          {"schedule",
-           {{"kind", name_of(o.schedule.kind)},
-            {"rate", o.schedule.rate},
-            {"final_rate", o.schedule.final_rate},
-            {"warmup_steps", o.schedule.warmup_steps},
-            {"total_steps", o.schedule.total_steps},
-            {"constant_steps", o.schedule.constant_steps}}},
-          {"optimizer",
-           {{"beta1", o.optimizer.beta1},
-            {"beta2", o.optimizer.beta2},
-            {"epsilon", o.optimizer.epsilon},
-            {"weight_decay", o.optimizer.weight_decay},
-            {"clip", o.optimizer.clip}}}};
+  nlohmann::json json = {{"context", o.context},
+                         {"batch", o.batch},
+                         {"accumulation", o.accumulation},
+                         {"products", name_of(o.products)},
+                         {"gradient_checkpointing", o.gradient_checkpointing},
+                         {"reset_documents", o.reset_documents},
+                         {"dropout", o.dropout},
+                         {"l2wrap", o.l2wrap},
+                         {"seed", o.seed},
+                         {"validation_fraction", o.validation_fraction},
+                         {"schedule",
+                          {{"kind", name_of(o.schedule.kind)},
+                           {"rate", o.schedule.rate},
+                           {"final_rate", o.schedule.final_rate},
+                           {"warmup_steps", o.schedule.warmup_steps},
+                           {"total_steps", o.schedule.total_steps},
+                           {"constant_steps", o.schedule.constant_steps}}},
+                         {"optimizer",
+                          {{"beta1", o.optimizer.beta1},
+                           {"beta2", o.optimizer.beta2},
+                           {"epsilon", o.optimizer.epsilon},
+                           {"weight_decay", o.optimizer.weight_decay},
+                           {"clip", o.optimizer.clip}}}};
+  // Only if it is another order than that of checkpoints which do not know any: their hash stays.
+  if (o.order != WindowOrder::kShuffled) {
+    json["order"] = name_of(o.order);
+    json["magic_prime"] = o.magic_prime;
+  }
+  return json;
 }
 
 TrainOptions train_options_from_json(const nlohmann::json& json) {
@@ -96,6 +104,10 @@ TrainOptions train_options_from_json(const nlohmann::json& json) {
     json.at("l2wrap").get_to(o.l2wrap);
     json.at("seed").get_to(o.seed);
     json.at("validation_fraction").get_to(o.validation_fraction);
+    if (json.contains("order")) {
+      o.order = parse_window_order(json.at("order").get<std::string>());
+      json.at("magic_prime").get_to(o.magic_prime);
+    }
     const auto& schedule = json.at("schedule");
     o.schedule.kind = parse_schedule_kind(schedule.at("kind").get<std::string>());
     schedule.at("rate").get_to(o.schedule.rate);
@@ -216,6 +228,14 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool) {
     json.at("tokenizer").get_to(run.tokenizer);
     json.at("data").at("files").get_to(run.data_files);
     json.at("data").at("hash").get_to(run.data_hash);
+    // Older checkpoints were trained on bytes, and held out of their own text only.
+    if (json.at("data").contains("validation_files")) {
+      json.at("data").at("validation_files").get_to(run.validation_files);
+    }
+    const auto definition = source.metadata.find("tokenizer");
+    run.tokenizer_definition = definition != source.metadata.end() ? definition->second
+                               : run.tokenizer == "bytes"          ? "bytes"
+                                                                   : "";
     json.at("checkpoint_every").get_to(run.checkpoint_every);
     json.at("keep").get_to(run.keep);
     json.at("validate_every").get_to(run.validate_every);

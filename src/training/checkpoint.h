@@ -1,6 +1,7 @@
 // Checkpoints of training: a safetensors file with the weights under their public names, Adam's
 // moments as optimizer.m.* and optimizer.v.*, and in its metadata, as JSON under "rookery",
-// everything else a run needs to go on bit for bit. Written aside, then renamed.
+// everything else a run needs to go on bit for bit. Under "tokenizer" stands what the tokenizer is
+// made of. Written aside, then renamed.
 #pragma once
 
 #include <filesystem>
@@ -17,9 +18,11 @@ struct RunState {
   TrainOptions options;
   int64_t step = 0;
   int64_t tokens_seen = 0;
-  std::string tokenizer = "bytes";
-  std::vector<std::string> data_files;                         // for the user to read
-  uint64_t data_hash = 0;                                      // of the tokens
+  std::string tokenizer = "bytes";             // its name; empty: unknown
+  std::string tokenizer_definition = "bytes";  // Tokenizer::definition(), or empty
+  std::vector<std::string> data_files;
+  uint64_t data_hash = 0;                     // of tokens and mask (data/training_data.h)
+  std::vector<std::string> validation_files;  // none: a part of the data is held out
   int64_t checkpoint_every = 0, keep = 0, validate_every = 0;  // the rest of the run's habits
   double validation_loss = 0;  // the last one, nats per token; 0 before the first
 };
@@ -36,8 +39,8 @@ std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64
 // Of a run's folder, oldest first; none if the folder is not there.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder);
 
-// The step in a checkpoint's name (-1: it is none), and the one a model of save_model was written at (0 if it
-// says none).
+// The step in a checkpoint's name (-1: it is none), and the one a model of save_model was written
+// at (0 if it says none).
 int64_t step_of_checkpoint(const std::filesystem::path& path);
 int64_t step_of_model(const std::filesystem::path& path);
 

@@ -52,6 +52,7 @@ void validate(const TrainOptions& o) {
   check(o.optimizer.weight_decay >= 0 && o.optimizer.clip >= 0,
         "weight decay {} and clip {} should not be negative", o.optimizer.weight_decay,
         o.optimizer.clip);
+  check(o.magic_prime >= 0, "the magic prime {} should not be negative", o.magic_prime);
   validate(o.schedule);
 }
 
@@ -69,13 +70,17 @@ Trainer::Trainer(Model model, const TrainOptions& options, ThreadPool& pool) : o
 }
 
 StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
-  int64_t targets = 0;
+  StepResult result;
+  int64_t& targets = result.targets;
   for (const TrainingBatch& batch : micro_batches) {
     targets +=
         std::count_if(batch.targets.begin(), batch.targets.end(), [](int32_t t) { return t >= 0; });
   }
-  check(targets > 0, "step {}: every token of the batch is masked", steps_done_ + 1);
-  StepResult result;
+  result.learning_rate = learning_rate(options_.schedule, steps_done_);
+  if (targets == 0) {
+    ++steps_done_;
+    return result;
+  }
   for (size_t i = 0; i < micro_batches.size(); ++i) {
     // Each micro-batch of each step has random numbers of its own, and a replay has the same. The
     // high bit keeps them apart from the loader's.
@@ -99,7 +104,6 @@ StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
   ctx_.tape = nullptr;
   check(std::isfinite(result.loss), "the loss is {} at step {}: lower the learning rate",
         result.loss, steps_done_ + 1);
-  result.learning_rate = learning_rate(options_.schedule, steps_done_);
   result.gradient_norm = optimizer_->step(ctx_, result.learning_rate, steps_done_ + 1);
   ++steps_done_;
   return result;

@@ -23,6 +23,8 @@ struct TrainOptions {
   DType products = DType::kF32;  // or BF16: bfloat16 products with float32 masters
   bool gradient_checkpointing = false;
   bool reset_documents = false;
+  WindowOrder order = WindowOrder::kShuffled;
+  int64_t magic_prime = 0;  // of that order; 0: the largest that serves
   double dropout = 0;
   double l2wrap = 1e-4;
   uint64_t seed = 1;
@@ -40,6 +42,7 @@ struct StepResult {
   double loss = 0;           // mean, nats per target token
   double gradient_norm = 0;  // before clipping
   double learning_rate = 0;
+  int64_t targets = 0;  // tokens the loss is the mean of; 0: all were masked
 };
 
 class Trainer {
@@ -47,12 +50,14 @@ class Trainer {
   // Takes a float32 model. `pool` must outlive this.
   Trainer(Model model, const TrainOptions& options, ThreadPool& pool);
 
-  // One step on this batch (its micro-batches in order). Throws Error when the numbers are not
-  // finite.
+  // One step on this batch (its micro-batches in order): the loss is the mean over all targets that
+  // are not masked, whatever their share of each micro-batch. If every one is masked, the step
+  // counts, but weights and moments stay: Adam would move them on without a gradient. Throws Error
+  // when the numbers are not finite.
   StepResult step(std::span<const TrainingBatch> micro_batches);
   // The next step's batches from the loader, and the step.
   StepResult step(const Loader& loader);
-  // Mean loss over these batches, nats per token, without dropout.
+  // Mean loss over these batches, nats per target, without dropout; 0 if all are masked.
   double evaluate(std::span<const TrainingBatch> batches);
 
   int64_t steps_done() const { return steps_done_; }

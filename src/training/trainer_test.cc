@@ -113,8 +113,61 @@ TEST_F(TrainerTest, MaskedTokensTakeNoPart) {
   const StepResult masked = a.step(std::span(&batch, 1)), cut = b.step(std::span(&shorter, 1));
   EXPECT_NEAR(masked.loss, cut.loss, 1e-6);
   EXPECT_NEAR(masked.gradient_norm, cut.gradient_norm, 1e-6 * cut.gradient_norm);
-  for (int32_t& target : batch.targets) target = -1;
-  EXPECT_THROW(a.step(std::span(&batch, 1)), Error);
+}
+
+// The mean over a step's targets, by hand: micro-batches with few targets count for as few.
+TEST_F(TrainerTest, TheLossIsTheMeanOfAllTargetsThatAreNotMasked) {
+  std::vector<TrainingBatch> batches(3);
+  for (int64_t i = 0; i < 3; ++i) loader().append(i, batches[i]);
+  for (size_t i = 0; i < 24; ++i) {
+    if (i >= 5) batches[0].targets[i] = -1;
+    batches[1].targets[i] = -1;  // nothing at all
+    if (i % 3 == 0) batches[2].targets[i] = -1;
+  }
+  options_.batch = 1;
+  Trainer whole = make_trainer(), other = make_trainer();
+  double sum = 0;
+  int64_t targets = 0;
+  for (const TrainingBatch& batch : batches) {
+    const auto count =
+        std::count_if(batch.targets.begin(), batch.targets.end(), [](int32_t t) { return t >= 0; });
+    sum += whole.evaluate(std::span(&batch, 1)) * static_cast<double>(count);
+    targets += count;
+  }
+  ASSERT_EQ(targets, 5 + 16);
+  EXPECT_NEAR(whole.evaluate(batches), sum / 21, 1e-6);
+  const StepResult result = whole.step(batches);
+  EXPECT_EQ(result.targets, 21);
+  EXPECT_NEAR(result.loss, sum / 21, 1e-6);
+  // The same targets in one micro-batch make the same step, L2Wrap included.
+  TrainingBatch together{{}, {}, {0}};
+  for (const TrainingBatch& batch : batches) {
+    together.tokens.insert(together.tokens.end(), batch.tokens.begin(), batch.tokens.end());
+    together.targets.insert(together.targets.end(), batch.targets.begin(), batch.targets.end());
+    together.offsets.push_back(together.offsets.back() + 24);
+  }
+  options_.batch = 3;
+  Trainer at_once = make_trainer();
+  const StepResult same = at_once.step(std::span(&together, 1));
+  EXPECT_NEAR(same.loss, result.loss, 1e-6);
+  EXPECT_NEAR(same.gradient_norm, result.gradient_norm, 1e-5 * result.gradient_norm);
+}
+
+TEST_F(TrainerTest, AStepWithoutTargetsChangesNothing) {
+  options_.optimizer.weight_decay = 0.1;
+  Trainer trainer = make_trainer();
+  trainer.step(loader());  // momentum that would go on
+  const std::vector<float> before = weights(trainer);
+  TrainingBatch batch;
+  loader().append(0, batch);
+  batch.targets.assign(batch.targets.size(), -1);
+  const StepResult result = trainer.step(std::span(&batch, 1));
+  EXPECT_EQ(result.targets, 0);
+  EXPECT_EQ(result.loss, 0);
+  EXPECT_EQ(trainer.steps_done(), 2);
+  EXPECT_EQ(weights(trainer), before);
+  EXPECT_EQ(trainer.evaluate(std::span(&batch, 1)), 0);
+  EXPECT_TRUE(std::isfinite(trainer.step(loader()).loss));
 }
 
 TEST_F(TrainerTest, StopsBeforeNumbersThatAreNone) {

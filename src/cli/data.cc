@@ -1,0 +1,336 @@
+// rookery data: text into prepared tokens, and what prepared tokens are.
+
+#include <algorithm>
+#include <cstdio>
+
+#include "cli/progress.h"
+#include "cli/train_data.h"
+#include "cli/verbs.h"
+#include "data/magic_prime.h"
+#include "data/prepare.h"
+#include "data/training_data.h"
+#include "tokenizers/load.h"
+
+namespace rookery::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+// Of released models; the prime of each is worth knowing.
+constexpr int64_t kContexts[] = {512, 1024, 2048, 4096, 8192};
+
+// Windows of an epoch as `rookery train` counts them; 0 if not one fits.
+Json epoch(int64_t tokens, int64_t context) {
+  const bool fits = tokens > context;
+  const int64_t windows =
+      fits ? Loader(TokenSpan(nullptr, tokens, TokenType::kU8), {.context = context})
+                 .windows_per_epoch()
+           : 0;
+  Json primes = Json::object();
+  for (const int64_t length : kContexts) {
+    if (const int64_t prime = magic_prime(tokens, length)) primes[std::to_string(length)] = prime;
+  }
+  const int64_t prime = magic_prime(tokens, context);
+  if (prime > 0) primes[std::to_string(context)] = prime;
+  return {{"context", context},
+          {"windows", windows},
+          {"magic_primes", primes},
+          {"mini_epochs", static_cast<double>(prime) / static_cast<double>(kMiniEpochWindows)}};
+}
+
+void print_epoch(const Json& epoch, int64_t tokens) {
+  const int64_t context = epoch.at("context"), windows = epoch.at("windows");
+  if (windows == 0) {
+    fmt::print("epoch        {} tokens do not fill a window of {}\n", tokens, context);
+    return;
+  }
+  fmt::print("epoch        {} windows of {} tokens (--context): each token once\n", windows,
+             context);
+  // By context, as numbers.
+  std::vector<std::pair<int64_t, int64_t>> primes;
+  for (const auto& [length, prime] : epoch.at("magic_primes").items()) {
+    primes.emplace_back(std::stoll(length), prime.get<int64_t>());
+  }
+  std::sort(primes.begin(), primes.end());
+  for (const auto& [length, prime] : primes) {
+    fmt::print("magic prime  {:>10} for context {:>5}: {:.2f} mini-epochs of {} windows\n", prime,
+               length, static_cast<double>(prime) / static_cast<double>(kMiniEpochWindows),
+               kMiniEpochWindows);
+  }
+}
+
+struct PrepareFlags {
+  std::vector<std::string> inputs;
+  std::string tokenizer, name, form = "world";
+  int64_t context = 256;
+  bool no_mask = false, skip_invalid = false, force = false, json = false;
+  std::shared_ptr<int> threads;
+};
+
+int prepare_data(const PrepareFlags& flags) {
+  const fs::path name = prepared_name(flags.name).value_or(flags.name);
+  std::error_code absent;
+  for (const fs::path& path : {bin_of(name), idx_of(name), mask_of(name), about_of(name)}) {
+    check(flags.force || !fs::exists(path, absent),
+          "'{}' exists already: choose another name, or replace the data with --force",
+          path.string());
+  }
+  const std::vector<fs::path> inputs(flags.inputs.begin(), flags.inputs.end());
+  int64_t total = 0;
+  for (const fs::path& input : inputs) {
+    std::error_code unknown;  // of a pipe
+    const auto size = static_cast<int64_t>(fs::file_size(input, unknown));
+    if (!unknown) total += size;
+  }
+  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_of_flag(flags.tokenizer);
+  ThreadPool pool(resolve_threads(*flags.threads));
+  // In KiB: the bar counts what it shows.
+  Progress progress(stderr, {.title = "prepare", .total = (total + 1023) >> 10});
+  catch_signals();
+  const auto start = std::chrono::steady_clock::now();
+  const auto seconds = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  const std::optional<PrepareResult> result =
+      prepare(inputs, name, *tokenizer,
+              {.form = parse_chat_template(flags.form),
+               .masked = !flags.no_mask,
+               .skip_invalid = flags.skip_invalid},
+              pool, [&](const PrepareProgress& done) {
+                progress.update((done.bytes_read + 1023) >> 10,
+                                fmt::format("KiB  {:.1f} MB/s  {} documents  {} tokens",
+                                            static_cast<double>(done.bytes_read) / 1e6 / seconds(),
+                                            format_count(static_cast<double>(done.documents)),
+                                            format_count(static_cast<double>(done.tokens))));
+                return !stop_requested();
+              });
+  progress.finish();
+  check(result.has_value(), "stopped: nothing was written");
+  const PreparedAbout& about = result->about;
+  const Json window = epoch(about.tokens, flags.context);
+  const double learned = static_cast<double>(about.learned) / static_cast<double>(about.tokens);
+  const double per_token = static_cast<double>(about.bytes) / static_cast<double>(about.tokens);
+  if (flags.json) {
+    Json json = {{"name", name.string()},
+                 {"documents", about.documents},
+                 {"tokens", about.tokens},
+                 {"type", name_of(result->type)},
+                 {"bytes", about.bytes},
+                 {"bytes_per_token", per_token},
+                 {"learned", about.learned},
+                 {"mask", result->has_mask},
+                 {"largest_id", about.largest_id},
+                 {"tokenizer", about.tokenizer_name},
+                 {"vocabulary", about.vocabulary},
+                 {"invalid_lines", result->invalid},
+                 {"epoch", window},
+                 {"seconds", seconds()}};
+    if (result->invalid > 0) json["first_invalid"] = result->first_invalid;
+    return write_output(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n") ? 0 : 1;
+  }
+  if (result->invalid > 0) {
+    fmt::print(stderr, "left out {} lines; the first: {}\n", result->invalid,
+               result->first_invalid);
+  }
+  fmt::print("documents    {}\n", about.documents);
+  fmt::print("tokens       {} ({}), the end of each document among them\n", about.tokens,
+             name_of(result->type));
+  fmt::print("bytes        {} of text, {:.3f} per token ({}, {} tokens)\n", about.bytes, per_token,
+             about.tokenizer_name, about.vocabulary);
+  if (result->has_mask) {
+    fmt::print("learned      {} tokens, {:.1f}%: the others are read, but not learned\n",
+               about.learned, 100 * learned);
+  }
+  print_epoch(window, about.tokens);
+  fmt::print(
+      "wrote        {}.bin, .idx, {}.json in {:.1f} s\nTry:         rookery train --data {} "
+      "-o runs/{}\n",
+      name.string(), result->has_mask ? ".mask, " : "", seconds(), name.string(),
+      name.filename().string());
+  return 0;
+}
+
+struct InfoFlags {
+  std::string name, tokenizer;
+  int64_t context = 256, show = 48;
+  bool json = false;
+};
+
+struct IdRange {
+  int64_t least = 0, most = 0, zeros = 0;
+};
+
+IdRange scan(TokenSpan tokens) {
+  Progress progress(stderr, {.title = "scanning", .total = tokens.size()});
+  constexpr int64_t kBlock = int64_t{1} << 22;
+  IdRange range{tokens[0], tokens[0], 0};
+  for (int64_t begin = 0; begin < tokens.size(); begin += kBlock) {
+    progress.update(begin);
+    check(!stop_requested(), "stopped");
+    const int64_t end = std::min(begin + kBlock, tokens.size());
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t id = tokens[i];
+      range.least = std::min(range.least, id);
+      range.most = std::max(range.most, id);
+      range.zeros += id == 0 ? 1 : 0;
+    }
+  }
+  return range;
+}
+
+// The first tokens as text, with the ends of documents as marks.
+std::string beginning(TokenSpan tokens, int64_t count, const Tokenizer& tokenizer) {
+  std::string text;
+  for (int64_t i = 0; i < std::min(count, tokens.size()); ++i) {
+    const int64_t id = tokens[i];
+    check(id >= 0 && id < tokenizer.vocab_size(),
+          "token {} of the data is {}: the tokenizer '{}' has 0 to {}; is it another one?", i, id,
+          tokenizer.name(), tokenizer.vocab_size() - 1);
+    text += id == 0 ? kDocumentMark : tokenizer.bytes_of(static_cast<int32_t>(id));
+  }
+  return printable(text);
+}
+
+int data_info(const InfoFlags& flags) {
+  const std::optional<fs::path> name = prepared_name(flags.name);
+  check(name.has_value(),
+        "'{}' is no prepared data: expected NAME, NAME.bin or NAME.idx of rookery data prepare",
+        flags.name);
+  const PreparedData data(*name);
+  const TokenSpan tokens = data.tokens.tokens();
+  catch_signals();
+  std::vector<int32_t> lengths(static_cast<size_t>(data.tokens.sequences()));
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    lengths[i] = data.tokens.size_of_sequence(static_cast<int64_t>(i));
+  }
+  const auto middle = lengths.begin() + static_cast<std::ptrdiff_t>(lengths.size() / 2);
+  std::nth_element(lengths.begin(), middle, lengths.end());
+  const int32_t median = *middle;
+  const auto [shortest, longest] = std::minmax_element(lengths.begin(), lengths.end());
+  const IdRange ids = scan(tokens);
+  const std::span<const uint8_t> mask = data.mask();
+  const int64_t learned =
+      mask.empty() ? tokens.size() : std::count(mask.begin(), mask.end(), uint8_t{1});
+  if (!mask.empty()) {
+    const int64_t others = tokens.size() - learned - std::count(mask.begin(), mask.end(), 0);
+    check(others == 0, "'{}' has {} bytes that are neither 0 nor 1: it is no mask",
+          mask_of(*name).string(), others);
+  }
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (!flags.tokenizer.empty()) {
+    tokenizer = tokenizer_of_flag(flags.tokenizer);
+  } else if (data.about) {
+    tokenizer = parse_tokenizer(data.about->tokenizer, about_of(*name).string());
+  }
+  const Json window = epoch(tokens.size(), flags.context);
+  Json json = {{"name", name->string()},
+               {"type", name_of(tokens.type())},
+               {"sequences", data.tokens.sequences()},
+               {"documents", data.tokens.documents()},
+               {"tokens", tokens.size()},
+               {"lengths", {{"min", *shortest}, {"median", median}, {"max", *longest}}},
+               {"ids", {{"min", ids.least}, {"max", ids.most}}},
+               {"zeros", ids.zeros},
+               {"mask", !mask.empty()},
+               {"learned", learned},
+               {"epoch", window}};
+  if (data.about) {
+    json["bytes"] = data.about->bytes;
+    json["tokenizer"] = data.about->tokenizer_name;
+    json["vocabulary"] = data.about->vocabulary;
+  }
+  if (tokenizer != nullptr) json["beginning"] = beginning(tokens, flags.show, *tokenizer);
+  if (flags.json) {
+    return write_output(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n") ? 0 : 1;
+  }
+  fmt::print("sequences    {}, of {} documents\n", data.tokens.sequences(),
+             data.tokens.documents());
+  fmt::print("tokens       {} ({}), {} to {} in a sequence, median {}\n", tokens.size(),
+             name_of(tokens.type()), *shortest, *longest, median);
+  fmt::print("ids          {} to {}, {} of them 0 (ends of documents)\n", ids.least, ids.most,
+             ids.zeros);
+  if (data.about) {
+    fmt::print("bytes        {} of text, {:.3f} per token\n", data.about->bytes,
+               static_cast<double>(data.about->bytes) / static_cast<double>(tokens.size()));
+    fmt::print("tokenizer    {}, {} tokens\n", data.about->tokenizer_name, data.about->vocabulary);
+  } else {
+    fmt::print("tokenizer    unknown: there is no {}\n", about_of(*name).string());
+  }
+  if (!mask.empty()) {
+    fmt::print("learned      {} tokens, {:.1f}%\n", learned,
+               100 * static_cast<double>(learned) / static_cast<double>(tokens.size()));
+  }
+  print_epoch(window, tokens.size());
+  if (json.contains("beginning")) fmt::print("beginning    {}\n", json["beginning"].dump());
+  return 0;
+}
+
+std::function<int()> add_prepare(CLI::App& data) {
+  CLI::App* verb =
+      add_verb(data, "prepare", "Make tokens of text, of any size, for rookery train",
+               "  rookery data prepare books/*.txt chats.jsonl --tokenizer vocab.txt -o data/mine");
+  auto flags = std::make_shared<PrepareFlags>();
+  PrepareFlags& f = *flags;
+  verb->add_option("inputs", f.inputs,
+                   "Text files, in which a line <|endoftext|> ends a document, and .jsonl files: "
+                   "{\"text\": ..}, {\"messages\": [..]} or {\"conversations\": [..]} in each line")
+      ->required()
+      ->type_name("FILE");
+  verb->add_option("--tokenizer", f.tokenizer, "A vocabulary file, or: bytes")
+      ->required()
+      ->type_name("FILE");
+  verb->add_option("-o,--output", f.name, "Writes NAME.bin, NAME.idx, NAME.json, NAME.mask")
+      ->required()
+      ->type_name("NAME");
+  verb->add_option("--template", f.form,
+                   "Of conversations: world (User, Assistant), raven (Bob, Alice)")
+      ->check(CLI::IsMember({"world", "raven"}).description(""))
+      ->type_name("FORM")
+      ->capture_default_str();
+  verb->add_flag("--no-mask", f.no_mask,
+                 "Learn all of a conversation, not the assistant's answers only");
+  verb->add_flag("--skip-invalid", f.skip_invalid,
+                 "Leave out and count lines of .jsonl files that cannot be used");
+  verb->add_option("--context", f.context, "Tokens of a window, for what is reported")
+      ->check(at_least(1))
+      ->capture_default_str();
+  f.threads = add_threads(*verb);
+  verb->add_flag("--force", f.force, "Replace NAME if it exists");
+  verb->add_flag("--json", f.json, "Report as one JSON object");
+  return [flags] { return prepare_data(*flags); };
+}
+
+std::function<int()> add_data_info(CLI::App& data) {
+  CLI::App* verb = add_verb(data, "info", "What prepared data holds",
+                            "  rookery data info data/mine --context 4096");
+  auto flags = std::make_shared<InfoFlags>();
+  InfoFlags& f = *flags;
+  verb->add_option("name", f.name, "NAME, NAME.bin or NAME.idx")->required()->type_name("NAME");
+  verb->add_option(
+          "--tokenizer", f.tokenizer,
+          "Shows the first tokens as text: a vocabulary file, or: bytes (else the one that "
+          "the data names)")
+      ->type_name("FILE");
+  verb->add_option("--show", f.show, "How many of the first tokens")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20).description(""))
+      ->capture_default_str();
+  verb->add_option("--context", f.context, "Tokens of a window")
+      ->check(at_least(1))
+      ->capture_default_str();
+  verb->add_flag("--json", f.json, "Report as one JSON object");
+  return [flags] { return data_info(*flags); };
+}
+
+}  // namespace
+
+std::function<int()> add_data(CLI::App& app) {
+  CLI::App* verb = add_verb(app, "data", "Prepare training data, or look into it",
+                            "  rookery data prepare book.txt --tokenizer bytes -o data/book\n"
+                            "  rookery data info data/book");
+  verb->require_subcommand(1);
+  const std::function<int()> prepare = add_prepare(*verb), info = add_data_info(*verb);
+  return [verb, prepare, info] { return verb->got_subcommand("prepare") ? prepare() : info(); };
+}
+
+}  // namespace rookery::cli

@@ -25,6 +25,7 @@ using Verb = std::function<int()> (*)(CLI::App& app);
 
 std::function<int()> add_bench(CLI::App& app);
 std::function<int()> add_check(CLI::App& app);
+std::function<int()> add_eval(CLI::App& app);
 std::function<int()> add_generate(CLI::App& app);
 std::function<int()> add_info(CLI::App& app);
 std::function<int()> add_init(CLI::App& app);

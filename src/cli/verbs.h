@@ -27,6 +27,7 @@ std::function<int()> add_bench(CLI::App& app);
 std::function<int()> add_check(CLI::App& app);
 std::function<int()> add_convert(CLI::App& app);
 std::function<int()> add_data(CLI::App& app);
+std::function<int()> add_eval(CLI::App& app);
 std::function<int()> add_generate(CLI::App& app);
 std::function<int()> add_info(CLI::App& app);
 std::function<int()> add_init(CLI::App& app);

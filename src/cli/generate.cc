@@ -35,36 +35,6 @@ struct GenerateOptions {
   bool deterministic = false, echo = false, json = false, quiet = false;
 };
 
-// "\n" -> a line break, so that a shell's plain quotes can express it.
-std::string unescape(const std::string& text) {
-  std::string result;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '\\') {
-      result += text[i];
-      continue;
-    }
-    const char code = ++i < text.size() ? text[i] : '\0';
-    switch (code) {
-      case 'n':
-        result += '\n';
-        break;
-      case 'r':
-        result += '\r';
-        break;
-      case 't':
-        result += '\t';
-        break;
-      case '\\':
-        result += '\\';
-        break;
-      default:
-        fail("'{}': expected n, r, t or another backslash after a backslash", text);
-    }
-  }
-  check(!result.empty(), "the text is empty: expected at least one character");
-  return result;
-}
-
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }

@@ -44,6 +44,35 @@ std::vector<int64_t> penalty_free_ids(const Tokenizer& tokenizer) {
 
 }  // namespace
 
+std::string unescape(const std::string& text) {
+  std::string result;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '\\') {
+      result += text[i];
+      continue;
+    }
+    const char code = ++i < text.size() ? text[i] : '\0';
+    switch (code) {
+      case 'n':
+        result += '\n';
+        break;
+      case 'r':
+        result += '\r';
+        break;
+      case 't':
+        result += '\t';
+        break;
+      case '\\':
+        result += '\\';
+        break;
+      default:
+        fail("'{}': expected n, r, t or another backslash after a backslash", text);
+    }
+  }
+  check(!result.empty(), "the text is empty: expected at least one character");
+  return result;
+}
+
 void check_sampling(const SamplingFlags& flags) {
   SamplerOptions options = flags.options;
   options.top_p = flags.top_p.value_or(1);
@@ -76,7 +105,11 @@ SamplerOptions sampler_options(const SamplingFlags& flags, const SamplingDefault
   options.top_k = flags.top_k.value_or(defaults.top_k);
   options.presence = flags.presence.value_or(bytes ? 0 : defaults.presence);
   options.frequency = flags.frequency.value_or(bytes ? 0 : defaults.frequency);
-  if (tokenizer != nullptr) options.penalty_free_ids = penalty_free_ids(*tokenizer);
+  if (tokenizer != nullptr) {
+    options.penalty_free_ids = penalty_free_ids(*tokenizer);
+    // Rows of the head that only fill it up to a round size: they stand for no bytes.
+    for (int64_t id = tokenizer->vocab_size(); id < vocabulary; ++id) options.banned.push_back(id);
+  }
   return options;
 }
 

@@ -45,4 +45,8 @@ void set_option(SamplerOptions& options, std::string_view name, std::string_view
 // The names and values that set_option() understands, on one line.
 std::string describe(const SamplerOptions& options);
 
+// For --stop: "\n" -> a line break, so that a shell's plain quotes can express it; \t, \r and two
+// backslashes, too. Throws Error for other letters after a backslash, and for no text.
+std::string unescape(const std::string& text);
+
 }  // namespace rookery::cli

@@ -2,12 +2,11 @@
 
 #include <unistd.h>
 
-#include <charconv>
 #include <chrono>
-#include <cmath>
-#include <random>
 
 #include "cli/progress.h"
+#include "cli/sampling.h"
+#include "cli/state_files.h"
 #include "cli/verbs.h"
 #include "inference/sampler.h"
 #include "inference/session.h"
@@ -19,8 +18,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What the `rwkv` package takes from a token that was there before. Bytes are too few to be spared.
-constexpr double kTokenPenalty = 0.2;
+// Those of the `rwkv` package.
+constexpr SamplingDefaults kDefaults = {.top_p = 0.85, .presence = 0.2, .frequency = 0.2};
 
 struct GenerateOptions {
   std::string model;
@@ -29,56 +28,12 @@ struct GenerateOptions {
   std::shared_ptr<int> threads;
   std::shared_ptr<std::string> tokenizer;
   int64_t tokens = 256;
-  SamplerOptions sampling;
-  std::optional<double> presence, frequency;
-  std::optional<uint64_t> seed;
+  std::shared_ptr<SamplingFlags> sampling;
+  std::string load_state, save_state;
   std::vector<std::string> stops;
   int top_logprobs = 0;
-  bool deterministic = false, greedy = false, echo = false, json = false, quiet = false;
+  bool deterministic = false, echo = false, json = false, quiet = false;
 };
-
-// "\n" -> a line break, so that a shell's plain quotes can express it.
-std::string unescape(const std::string& text) {
-  std::string result;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '\\') {
-      result += text[i];
-      continue;
-    }
-    const char code = ++i < text.size() ? text[i] : '\0';
-    switch (code) {
-      case 'n':
-        result += '\n';
-        break;
-      case 'r':
-        result += '\r';
-        break;
-      case 't':
-        result += '\t';
-        break;
-      case '\\':
-        result += '\\';
-        break;
-      default:
-        fail("'{}': expected n, r, t or another backslash after a backslash", text);
-    }
-  }
-  check(!result.empty(), "the text is empty: expected at least one character");
-  return result;
-}
-
-std::pair<int64_t, float> parse_bias(const std::string& text) {
-  std::pair<int64_t, float> bias;
-  const char* end = text.data() + text.size();
-  const auto id = std::from_chars(text.data(), end, bias.first);
-  bool good = id.ec == std::errc() && id.ptr != end && *id.ptr == '=';
-  if (good) {
-    const auto value = std::from_chars(id.ptr + 1, end, bias.second);
-    good = value.ec == std::errc() && value.ptr == end;
-  }
-  check(good, "'{}' is no bias: expected ID=BIAS, such as 10=-2.5", text);
-  return bias;
-}
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -179,96 +134,104 @@ std::optional<std::span<const float>> read_prompt(Session& session, std::span<co
   return logits;
 }
 
-SamplerOptions sampler_options(const GenerateOptions& options) {
-  SamplerOptions sampling = options.sampling;
-  if (options.greedy) sampling.temperature = 0;
-  // 32 bits: short enough to be typed again.
-  sampling.seed = options.seed ? *options.seed : std::random_device{}();
-  sampling.presence = options.presence.value_or(0);
-  sampling.frequency = options.frequency.value_or(0);
-  try {
-    validate(sampling);
-  } catch (const Error& error) {
-    wrong_usage("{}", error.what());
-  }
-  return sampling;
-}
-
-void fit_to_model(SamplerOptions& sampling, const GenerateOptions& options, const Model& model,
-                  const Tokenizer* tokenizer) {
-  const int64_t vocabulary = model.config().vocabulary;
-  const auto check_id = [&](const char* flag, int64_t id) {
-    if (id < vocabulary) return;
-    wrong_usage("{}: token {} is not in the vocabulary: this model has tokens 0 to {}", flag, id,
-                vocabulary - 1);
-  };
-  for (const auto& [id, bias] : sampling.logit_bias) check_id("--logit-bias", id);
-  for (const int64_t id : sampling.banned) check_id("--ban", id);
-  if (tokenizer != nullptr && tokenizer->name() == "bytes") {
-    sampling.penalty_free_ids = {' ', '\t', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'};
-  } else {
-    sampling.presence = options.presence.value_or(kTokenPenalty);
-    sampling.frequency = options.frequency.value_or(kTokenPenalty);
-  }
+// Makes the state file of what the session has read, and of `logits`, those after the last token.
+void save_state(const GenerateOptions& options, const Model& model, const Tokenizer* tokenizer,
+                const Session& session, std::span<const float> logits, const Sampler& sampler) {
+  SavedState saved = saved_state(model, tokenizer, session.state(), session.position());
+  saved.logits.assign(logits.begin(), logits.end());
+  saved.sampler = saved_sampler(sampler);
+  write_state_file(options.save_state, saved);
 }
 
 int generate(const GenerateOptions& options) {
-  SamplerOptions sampling = sampler_options(options);
+  check_sampling(*options.sampling);
+  if (!options.save_state.empty()) check_writable(options.save_state);
   const LoadedModel loaded = load_model(options.model, *options.dtype);
+  const Model& model = *loaded.model;
   const std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(loaded, *options.tokenizer);
   if (tokenizer == nullptr && !options.stops.empty()) {
     wrong_usage(
         "--stop needs text, and no tokenizer is known for a vocabulary of {}: give --tokenizer "
         "FILE",
-        loaded.model->config().vocabulary);
+        model.config().vocabulary);
   }
-  fit_to_model(sampling, options, *loaded.model, tokenizer.get());
-  const std::vector<int32_t> prompt = prompt_ids(*options.prompt, *loaded.model, tokenizer.get());
+  SamplerOptions sampling = sampler_options(*options.sampling, kDefaults, model, tokenizer.get());
+  std::vector<int32_t> prompt = prompt_ids(*options.prompt, model, tokenizer.get());
+  SavedState saved;
+  if (!options.load_state.empty()) {
+    saved = load_state(options.load_state, model, tokenizer.get());
+    if (saved.sampler && !options.sampling->seed) sampling.seed = saved.sampler->seed;
+    // Without a prompt nothing is read: the text goes on where it was saved. (No text encodes to
+    // 0.)
+    const bool no_prompt = options.prompt->ids_option->count() == 0 && prompt == std::vector{0};
+    if (no_prompt) prompt.clear();
+    check(
+        !no_prompt || !saved.logits.empty(),
+        "'{}' does not say what its model expected next, and there is no prompt: give one with -p",
+        options.load_state);
+  }
 
   catch_signals();
   ThreadPool pool(resolve_threads(*options.threads));
-  Session session(*loaded.model, pool, options.deterministic);
+  Session session(model, pool, options.deterministic);
   Sampler sampler(sampling);
+  if (!options.load_state.empty()) {
+    session.set_state(state_of(saved, model), saved.tokens);
+    if (saved.sampler) restore_sampler(*saved.sampler, sampler);
+  }
   Output output(tokenizer.get(), options.stops, options.json);
-  if (options.echo && !output.echo(prompt)) return 0;
+  bool read = !options.echo || output.echo(prompt);
 
   const auto prompt_start = std::chrono::steady_clock::now();
-  std::optional<std::span<const float>> logits = read_prompt(session, prompt);
+  std::optional<std::span<const float>> logits = saved.logits;
+  if (!prompt.empty()) logits = read_prompt(session, prompt);
   const double prompt_seconds = seconds_since(prompt_start);
+  check(logits || options.save_state.empty(),
+        "interrupted before the prompt was read: no state was saved");
 
   const auto start = std::chrono::steady_clock::now();
   int64_t made = 0;
+  std::optional<int32_t> unread;  // the last token, until its successor is wanted
+  const auto read_last = [&] {
+    if (unread) logits = session.feed(*unread);
+    unread.reset();
+  };
   std::string_view reason = "length";
-  while (made < options.tokens) {
+  while (read && made < options.tokens) {
     if (!logits || stop_requested()) {
       reason = "interrupted";
       break;
     }
+    read_last();
     const Sampler::Choice choice = sampler.sample(*logits, options.top_logprobs);
     if (choice.id == 0) {
       reason = "end";
       break;
     }
     sampler.accept(choice.id);
+    unread = static_cast<int32_t>(choice.id);
     ++made;
-    if (!output.token(choice)) return 0;
+    read = output.token(choice);
     if (output.stopped()) {
       reason = "stop";
       break;
     }
-    if (made < options.tokens) logits = session.feed(static_cast<int32_t>(choice.id));
   }
   const double seconds = seconds_since(start);
   const double rate = made > 0 ? static_cast<double>(made) / seconds : 0;
 
-  const bool read = output.finish({{"done", true},
-                                   {"reason", reason},
-                                   {"tokens", made},
-                                   {"prompt_tokens", prompt.size()},
-                                   {"seed", sampling.seed},
-                                   {"seconds", seconds},
-                                   {"tokens_per_second", rate},
-                                   {"prompt_seconds", prompt_seconds}});
+  if (!options.save_state.empty()) {
+    read_last();
+    save_state(options, model, tokenizer.get(), session, *logits, sampler);
+  }
+  read = read && output.finish({{"done", true},
+                                {"reason", reason},
+                                {"tokens", made},
+                                {"prompt_tokens", prompt.size()},
+                                {"seed", sampling.seed},
+                                {"seconds", seconds},
+                                {"tokens_per_second", rate},
+                                {"prompt_seconds", prompt_seconds}});
   if (read && !options.json && !options.quiet) {
     fmt::print(stderr, "{} tokens, {} tokens/s, ended: {}, seed {}\n", made, format_count(rate),
                reason, sampling.seed);
@@ -276,76 +239,15 @@ int generate(const GenerateOptions& options) {
   return 0;
 }
 
-void add_sampling(CLI::App& verb, const std::shared_ptr<GenerateOptions>& options) {
-  const char* group = "Sampling";
-  SamplerOptions& sampling = options->sampling;
-  sampling.top_p = 0.85;
-  const auto number = [&](const char* flag, auto& value, const char* what) {
-    verb.add_option(flag, value, what)->capture_default_str()->group(group);
-  };
-  number("--temperature", sampling.temperature, "0: always the most probable token");
-  number("--top-p", sampling.top_p,
-         "The most probable tokens that hold this much together; 1: off");
-  number("--top-k", sampling.top_k, "The k most probable tokens; 0: off");
-  number("--min-p", sampling.min_p, "At least this part of the most probable one; 0: off");
-  number("--typical", sampling.typical_p, "Locally typical tokens of this sum; 1: off");
-  verb.add_flag("--greedy", options->greedy, "The same as --temperature 0")->group(group);
-  verb.add_option("--presence", options->presence,
-                  "Taken from a token that was produced; default: bytes 0, other tokens 0.2")
-      ->group(group);
-  verb.add_option("--frequency", options->frequency,
-                  "The same for each time it was produced; default: bytes 0, other tokens 0.2")
-      ->group(group);
-  number("--penalty-decay", sampling.penalty_decay,
-         "What a token leaves of the penalties before it");
-  verb.add_option_function<std::string>(
-          "--penalty-mode",
-          [options](const std::string& mode) {
-            options->sampling.penalty_mode = parse_penalty_mode(mode);
-          },
-          "Whose penalties: rwkv (the Python package), decayed (ai00) or openai")
-      ->check(parsed_by(parse_penalty_mode))
-      ->type_name("MODE")
-      ->default_str("rwkv")
-      ->group(group);
-  verb.add_option_function<std::string>(
-          "--temperature-order",
-          [options](const std::string& order) {
-            options->sampling.temperature_order = parse_temperature_order(order);
-          },
-          "Temperature after the cuts (last, as the rwkv package) or before (first)")
-      ->check(parsed_by(parse_temperature_order))
-      ->type_name("ORDER")
-      ->default_str("last")
-      ->group(group);
-  verb.add_option_function<std::vector<std::string>>(
-          "--logit-bias",
-          [options](const std::vector<std::string>& biases) {
-            for (const std::string& bias : biases) {
-              options->sampling.logit_bias.push_back(parse_bias(bias));
-            }
-          },
-          "Added to the logit of a token; repeatable")
-      ->check(parsed_by(parse_bias))
-      ->type_name("ID=BIAS")
-      ->allow_extra_args(false)
-      ->group(group);
-  verb.add_option("--ban", sampling.banned, "A token that is never chosen; repeatable")
-      ->type_name("ID")
-      ->allow_extra_args(false)
-      ->group(group);
-  verb.add_option("--seed", options->seed,
-                  "Of the random numbers; default: a new one, which is shown")
-      ->check(CLI::NonNegativeNumber.description(""))
-      ->group(group);
-}
-
 }  // namespace
 
 std::function<int()> add_generate(CLI::App& app) {
-  CLI::App* verb = add_verb(app, "generate", "Continue a text",
-                            "  rookery generate runs/book -p 'Once upon a time' -n 200\n"
-                            "  rookery generate model.pth --ids 5,3 --greedy --json");
+  CLI::App* verb =
+      add_verb(app, "generate", "Continue a text",
+               "  rookery generate runs/book -p 'Once upon a time' -n 200\n"
+               "  rookery generate model.pth --ids 5,3 --greedy --json\n"
+               "  rookery generate runs/book --prompt-file long.txt -n 0 --save-state long.state\n"
+               "  rookery generate runs/book --load-state long.state -p 'What next?'");
   auto options = std::make_shared<GenerateOptions>();
   verb->add_option("MODEL", options->model, "A model file, or the folder of a training run")
       ->required()
@@ -378,7 +280,15 @@ std::function<int()> add_generate(CLI::App& app) {
   options->threads = add_threads(*verb);
   verb->add_flag("--deterministic", options->deterministic,
                  "Numbers that do not depend on how the prompt is cut; slower");
-  add_sampling(*verb, options);
+  const char* states = "Saved states";
+  verb->add_option("--load-state", options->load_state,
+                   "Go on after the text whose state this file holds; without a prompt: at once")
+      ->type_name("FILE")
+      ->group(states);
+  verb->add_option("--save-state", options->save_state, "At the end, write the state to this file")
+      ->type_name("FILE")
+      ->group(states);
+  options->sampling = add_sampling(*verb, kDefaults);
   verb->footer(
       "The defaults are those of the rwkv package: temperature 1, top-p 0.85 and, but for models "
       "of\n"

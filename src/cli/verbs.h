@@ -24,6 +24,7 @@ namespace rookery::cli {
 using Verb = std::function<int()> (*)(CLI::App& app);
 
 std::function<int()> add_bench(CLI::App& app);
+std::function<int()> add_chat(CLI::App& app);
 std::function<int()> add_check(CLI::App& app);
 std::function<int()> add_convert(CLI::App& app);
 std::function<int()> add_data(CLI::App& app);

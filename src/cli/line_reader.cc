@@ -1,0 +1,146 @@
+#include "cli/line_reader.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <clocale>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <system_error>
+
+#ifdef ROOKERY_LIBEDIT
+#include <editline/readline.h>
+#endif
+
+#include "core/error.h"
+
+namespace rookery::cli {
+namespace {
+
+constexpr size_t kLongestLine = size_t{16} << 20;
+
+#ifdef ROOKERY_LIBEDIT
+constexpr int kMostHistory = 1000;  // lines
+
+void begin_editing(const std::filesystem::path& history) {
+  // libedit reads characters by the locale; a locale of one byte per character would break UTF-8.
+  if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1) {
+    std::setlocale(LC_CTYPE, "C.UTF-8");
+  }
+  rl_readline_name = "rookery";
+  rl_outstream = stderr;
+  rl_catch_signals = 0;  // the caller's handlers serve
+  rl_initialize();
+  using_history();
+  stifle_history(kMostHistory);
+  if (!history.empty()) read_history(history.c_str());
+}
+
+// Nobody's chat should fail for its history: what cannot be written is not kept.
+void end_editing(const std::filesystem::path& history) {
+  if (history.empty()) return;
+  std::error_code error;
+  std::filesystem::create_directories(history.parent_path(), error);
+  // What was said is nobody else's business.
+  const int file = ::open(history.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  if (file < 0) return;
+  ::close(file);
+  write_history(history.c_str());
+}
+#endif
+
+}  // namespace
+
+std::filesystem::path default_history() {
+  const char* state = std::getenv("XDG_STATE_HOME");
+  const char* home = std::getenv("HOME");
+  std::filesystem::path folder;
+  if (state != nullptr && *state == '/') {
+    folder = state;
+  } else if (home != nullptr && *home == '/') {
+    folder = std::filesystem::path(home) / ".local" / "state";
+  } else {
+    return {};
+  }
+  return folder / "rookery" / "chat_history";
+}
+
+LineReader::LineReader(std::filesystem::path history)
+    : history_(std::move(history)),
+      terminal_(isatty(STDIN_FILENO) != 0 && isatty(STDERR_FILENO) != 0) {
+#ifdef ROOKERY_LIBEDIT
+  if (terminal_) begin_editing(history_);
+#endif
+}
+
+LineReader::~LineReader() {
+#ifdef ROOKERY_LIBEDIT
+  if (terminal_) end_editing(history_);
+#endif
+}
+
+LineReader::Event LineReader::read(const std::string& prompt,
+                                   const std::function<bool()>& interrupted, std::string& line) {
+#ifdef ROOKERY_LIBEDIT
+  if (terminal_) {
+    const std::unique_ptr<char, decltype(&std::free)> typed(readline(prompt.c_str()), &std::free);
+    if (typed == nullptr) return interrupted() ? Event::kInterrupted : Event::kEnd;
+    line = typed.get();
+    if (!line.empty()) add_history(line.c_str());
+    return Event::kLine;
+  }
+#endif
+  if (terminal_) {
+    std::fputs(prompt.c_str(), stderr);
+    std::fflush(stderr);
+  }
+  return read_plain(interrupted, line);
+}
+
+LineReader::Event LineReader::read_plain(const std::function<bool()>& interrupted,
+                                         std::string& line) {
+  // The signals can come only while ppoll waits, so that none is lost between the question and the
+  // waiting.
+  sigset_t blocked, before;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGINT);
+  sigaddset(&blocked, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &blocked, &before);
+  const struct Unblock {
+    const sigset_t& mask;
+    ~Unblock() { pthread_sigmask(SIG_SETMASK, &mask, nullptr); }
+  } unblock{before};
+  while (true) {
+    const size_t end = buffer_.find('\n', searched_);
+    if (end != std::string::npos || (ended_ && !buffer_.empty())) {
+      line = buffer_.substr(0, end);
+      buffer_.erase(0, end == std::string::npos ? end : end + 1);
+      searched_ = 0;
+      return Event::kLine;
+    }
+    if (ended_) return Event::kEnd;
+    searched_ = buffer_.size();
+    check(buffer_.size() <= kLongestLine,
+          "a line of standard input has more than {} bytes: expected a question on each line",
+          kLongestLine);
+    if (interrupted()) return Event::kInterrupted;
+    pollfd input{STDIN_FILENO, POLLIN, 0};
+    if (::ppoll(&input, 1, nullptr, &before) < 0) {
+      check(errno == EINTR, "cannot wait for standard input ({})", std::strerror(errno));
+      continue;
+    }
+    char bytes[4096];
+    const ssize_t got = ::read(STDIN_FILENO, bytes, sizeof(bytes));
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    check(got >= 0, "cannot read standard input ({})", std::strerror(errno));
+    ended_ = got == 0;
+    buffer_.append(bytes, static_cast<size_t>(got));
+  }
+}
+
+}  // namespace rookery::cli

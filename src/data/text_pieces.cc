@@ -122,6 +122,8 @@ bool TextPieces::next(std::string& piece, bool& ends) {
   }
 }
 
+std::string Lines::where() const { return fmt::format("{}:{}", reader_.path().string(), number_); }
+
 bool Lines::next(std::string& line) {
   for (;;) {
     scanned_ = std::max(scanned_, begin_);

@@ -76,6 +76,7 @@ class Lines {
   // than `longest` bytes, with its number.
   bool next(std::string& line);
   int64_t number() const { return number_; }  // of the line that next() gave, from 1
+  std::string where() const;                  // "items.jsonl:7"
   int64_t bytes_read() const { return reader_.bytes_read(); }
 
  private:

@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "evaluation/lines.h"
+#include "data/text_pieces.h"
 
 namespace rookery {
 
@@ -22,14 +22,11 @@ struct DocumentPiece {
 
 class DocumentReader {
  public:
-  // A document in plain text is cut into pieces of about this size; one in a .jsonl file, up to
-  // kMostLineBytes, is one piece.
-  static constexpr int64_t kPieceBytes = int64_t{4} << 20, kMostLineBytes = int64_t{64} << 20;
+  // A document in plain text is cut into pieces of at most this size (place_to_cut); one in a
+  // .jsonl file is one piece.
+  explicit DocumentReader(const std::filesystem::path& path, int64_t longest = kLongestPiece);
 
-  explicit DocumentReader(const std::filesystem::path& path, int64_t piece_bytes = kPieceBytes);
-
-  // False at the end of the file. A piece ends where tokens usually do: before a line that does not
-  // begin with white space, else at white space, else between characters.
+  // False at the end of the file. The piece lives until the next call.
   bool next(DocumentPiece& piece);
 
   // "text.jsonl:7", or the file alone.
@@ -38,18 +35,11 @@ class DocumentReader {
   int64_t offset() const;
 
  private:
-  bool next_text(DocumentPiece& piece);
-
   std::filesystem::path path_;
-  int64_t piece_bytes_;
   // One of them reads.
-  std::unique_ptr<LineReader> lines_;
-  std::unique_ptr<BlockReader> blocks_;
-  std::string held_, given_;
-  size_t begin_ = 0;  // of held_: what comes before was given
-  bool ended_ = false;
-  bool line_start_ = true;  // whether held_ begins at the beginning of a line
-  bool open_ = false;       // pieces of a document were given, but not its end
+  std::unique_ptr<Lines> lines_;
+  std::unique_ptr<TextPieces> pieces_;
+  std::string line_, given_;
 };
 
 }  // namespace rookery

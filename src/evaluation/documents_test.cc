@@ -12,8 +12,7 @@ namespace {
 
 // The documents, put together from their pieces; the most bytes of a piece in `longest`.
 std::vector<std::string> documents(const std::filesystem::path& path,
-                                   int64_t piece_bytes = DocumentReader::kPieceBytes,
-                                   size_t* longest = nullptr) {
+                                   int64_t piece_bytes = kLongestPiece, size_t* longest = nullptr) {
   DocumentReader reader(path, piece_bytes);
   DocumentPiece piece;
   std::vector<std::string> result;

@@ -79,9 +79,9 @@ Item parse_item(std::string_view line, ItemForm form, const std::string& where) 
 }
 
 bool ItemReader::next(Item& item) {
-  std::string_view line;
+  std::string line;
   while (lines_.next(line)) {
-    if (line.find_first_not_of(" \t") == std::string_view::npos) continue;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     item = parse_item(line, form_, lines_.where());
     item.line = lines_.number();
     if (item.id.empty()) item.id = std::to_string(item.line);

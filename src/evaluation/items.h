@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include "evaluation/lines.h"
+#include "data/text_pieces.h"
 
 namespace rookery {
 
@@ -50,7 +50,7 @@ class ItemReader {
   bool next(Item& item);
 
  private:
-  LineReader lines_;
+  Lines lines_;
   ItemForm form_;
 };
 

@@ -300,7 +300,7 @@ int measure_perplexity(const PerplexityFlags& flags) {
           ? fmt::format("the state is empty at every {} tokens of a document", flags.context)
           : std::string("the state is empty before each document"));
   if (!flags.plot.empty()) {
-    write_plot(flags.plot, result, "Loss by position, " + run.loaded.file.filename().string());
+    write_plot(flags.plot, result, "Loss by position, " + printable(common.model));
   }
   if (common.json) {
     Json json = head_of("perplexity", common, run, prompt, partial);

@@ -1,6 +1,7 @@
 #include "evaluation/items.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "core/error.h"
 #include "core/files_for_tests.h"
@@ -144,6 +145,9 @@ TEST(Items, WrongFiles) {
             std::string::npos);
   EXPECT_NE(message(folder.path()).find("is a folder"), std::string::npos);
   EXPECT_NE(message(folder.path() / "absent"), "");
+  // Opening a pipe that nobody writes to would wait for ever.
+  ASSERT_EQ(::mkfifo((folder.path() / "pipe").c_str(), 0600), 0);
+  EXPECT_NE(message(folder.path() / "pipe").find("is a device or a pipe"), std::string::npos);
 }
 
 TEST(JsonLine, OtherNamesAreNotKept) {

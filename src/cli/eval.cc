@@ -223,9 +223,9 @@ int64_t size_of_files(const std::vector<std::string>& files) {
 
 // Feeds the documents of all files; false if the user interrupted.
 bool read_documents(const EvalOptions& common, Perplexity& perplexity) {
-  int64_t documents = 0;
-  bool begun = false;
   for (const std::string& file : common.data) {
+    int64_t documents = 0;
+    bool begun = false;
     DocumentReader reader(file);
     DocumentPiece piece;
     while (reader.next(piece)) {
@@ -240,7 +240,7 @@ bool read_documents(const EvalOptions& common, Perplexity& perplexity) {
       if (!piece.ends) continue;
       if (begun) ++documents;
       begun = false;
-      if (common.limit > 0 && documents == common.limit) return true;
+      if (common.limit > 0 && documents == common.limit) break;
     }
   }
   return true;
@@ -300,7 +300,7 @@ int measure_perplexity(const PerplexityFlags& flags) {
           ? fmt::format("the state is empty at every {} tokens of a document", flags.context)
           : std::string("the state is empty before each document"));
   if (!flags.plot.empty()) {
-    write_plot(flags.plot, result, "Loss by position, " + run.loaded.file.filename().string());
+    write_plot(flags.plot, result, "Loss by position, " + printable(common.model));
   }
   if (common.json) {
     Json json = head_of("perplexity", common, run, prompt, partial);

@@ -1,6 +1,7 @@
 #include "evaluation/items.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "core/error.h"
 #include "core/files_for_tests.h"
@@ -65,6 +66,7 @@ TEST(Items, HostileLines) {
       {R"({"context": "c", "choices": ["a", "b"], "gold": -1})", "choices 0 to 1"},
       {R"({"context": "c", "choices": ["a", "b"], "gold": 18446744073709551615})",
        "choices 0 to 1"},
+      {R"({"context": "c", "choices": ["a", "b"], "gold": 1e999})", "a number is too large"},
       {R"({"contexts": ["a", "b"], "gold": 0})", "there is no \"continuation\""},
       {R"({"contexts": ["a", "b"], "continuation": "", "gold": 0})", "the continuation is empty"},
       {R"({"contexts": {"a": 1}, "continuation": "c", "gold": 0})", "\"contexts\" is object"},
@@ -83,6 +85,27 @@ TEST(Items, HostileLines) {
   for (int i = 0; i < 900; ++i) repeated += R"(,"b")";
   repeated += R"(], "gold": 0, "continuation": ")" + std::string(10000, 'c') + "\"}";
   EXPECT_NE(refusal(repeated, ItemForm::kChoices).find("too much"), std::string::npos);
+}
+
+TEST(Items, AnyDamageIsAnErrorOrAnItem) {
+  const std::string good =
+      R"({"id": 1e3, "context": "c\u00e9\n", "choices": [" a", " b"], "gold": 1, "x": [{}, null]})";
+  int refused = 0;
+  for (size_t at = 0; at < good.size(); ++at) {
+    for (int bit = 0; bit < 8; ++bit) {
+      std::string line = good;
+      line[at] = static_cast<char>(line[at] ^ (1 << bit));
+      try {
+        const Item item = parse_item(line, ItemForm::kChoices, "file:3");
+        EXPECT_LT(item.gold, item.choices());
+      } catch (const Error& error) {
+        EXPECT_TRUE(std::string(error.what()).starts_with("file:3: ")) << error.what();
+        ++refused;
+      }
+    }
+    EXPECT_NE(refusal(good.substr(0, at), ItemForm::kChoices), "") << at;
+  }
+  EXPECT_GT(refused, 300);
 }
 
 TEST(Items, FilesAreReadLineByLine) {
@@ -122,6 +145,9 @@ TEST(Items, WrongFiles) {
             std::string::npos);
   EXPECT_NE(message(folder.path()).find("is a folder"), std::string::npos);
   EXPECT_NE(message(folder.path() / "absent"), "");
+  // Opening a pipe that nobody writes to would wait for ever.
+  ASSERT_EQ(::mkfifo((folder.path() / "pipe").c_str(), 0600), 0);
+  EXPECT_NE(message(folder.path() / "pipe").find("is a device or a pipe"), std::string::npos);
 }
 
 TEST(JsonLine, OtherNamesAreNotKept) {

@@ -20,6 +20,8 @@ nlohmann::json parse_json_line(std::string_view line, std::initializer_list<std:
     object = Json::parse(line, keep);
   } catch (const Json::parse_error& error) {
     fail("{}: no valid JSON at byte {}: expected one object per line, in UTF-8", where, error.byte);
+  } catch (const Json::out_of_range&) {
+    fail("{}: a number is too large: expected one that fits 64 bits", where);
   }
   check(object.is_object(), "{}: expected an object, found {}: one object per line", where,
         object.type_name());

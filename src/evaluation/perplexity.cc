@@ -78,7 +78,7 @@ void Perplexity::finish() {
 void Perplexity::begin_document() {
   in_document_ = true;
   position_ = 0;
-  if (options_.reset || asked_ == 0) {
+  if (options_.reset || !has_previous_) {
     fresh_ = true;
     has_previous_ = options_.start_token;
     previous_ = 0;

@@ -152,6 +152,18 @@ TEST_F(PerplexityTest, WithoutStartToken) {
   EXPECT_NEAR(result.nats, nats, 1e-5 * static_cast<double>(tokens));
 }
 
+TEST_F(PerplexityTest, NeitherStartTokenNorReset) {
+  documents_.insert(documents_.begin(), "z");
+  const PerplexityResult result =
+      measure(model_, {.reset = false, .start_token = false, .reading = {.batch_tokens = 64}});
+  std::vector<int32_t> ids;
+  for (const std::string& text : documents_) tokenizer_.encode_to(text, ids);
+  const auto values = log_probabilities(model_, pool_, ids);
+  EXPECT_EQ(result.tokens, static_cast<int64_t>(values.size()));
+  EXPECT_NEAR(result.nats, -std::accumulate(values.begin(), values.end(), 0.0),
+              1e-5 * static_cast<double>(ids.size()));
+}
+
 TEST_F(PerplexityTest, PiecesOfADocument) {
   // "the" is never cut here, so the tokens are the same.
   Perplexity pieces(model_, tokenizer_, pool_, {});

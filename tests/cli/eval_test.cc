@@ -229,6 +229,9 @@ TEST_F(Eval, PerplexityOfText) {
   EXPECT_EQ(json_of({"eval", "perplexity", model, "--data", path("a.txt"), "--limit", "1",
                      "--json"})["documents"],
             1);
+  EXPECT_EQ(json_of({"eval", "perplexity", model, "--data", path("a.txt"), path("a.txt"), "--limit",
+                     "1", "--json"})["documents"],
+            2);
   const Result shown =
       run({"eval", "perplexity", model, "--data", path("a.txt"), "--bins", "1,10"});
   EXPECT_NE(shown.out.find("10-16"), std::string::npos) << shown.out;

@@ -170,7 +170,7 @@ int convert_model(const ConvertOptions& options) {
     tensors.push_back(options.dtype ? in_type(tensor, *options.dtype) : tensor);
   }
   std::map<std::string, std::string> metadata = source.metadata;
-  metadata.erase("weight_type");  // of the file that was read
+  for (const char* of_the_file : {"weight_type", "format"}) metadata.erase(of_the_file);
   write_epsilons(source, metadata);
 
   catch_signals();

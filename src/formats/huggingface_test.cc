@@ -392,6 +392,7 @@ TEST(Huggingface, ReplacesNothingAndLeavesNothing) {
   refuses(folder.path() / "file", "is a file");
   refuses(folder.path() / "none" / "model", "there is no folder");
   refuses(folder.path(), "is not empty");
+  refuses("", "got no name");
   EXPECT_EQ(entries(), 1);
 
   // What fails or is stopped on the way leaves nothing.

@@ -311,11 +311,13 @@ TEST_F(Convert, RefusesAndSaysWhy) {
 // -------------------------------------------------------------------------------------------------
 
 constexpr char kDump[] = R"(
-import json, sys, torch
+import inspect, json, sys, torch
 types = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+strict = 'weights_only' in inspect.signature(torch.load).parameters
 for path in sys.argv[1:]:
     state = torch.load(path)
     assert type(state) is dict
+    assert not strict or list(torch.load(path, weights_only=True)) == list(state)
     print(json.dumps([[name, str(t.dtype), list(t.shape), t.is_contiguous(),
                        t.view(types[t.dtype]).numpy().tobytes().hex()]
                       for name, t in state.items()]))

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <chrono>
 #include <optional>
+#include <unordered_map>
 
 #include "cli/progress.h"
 #include "cli/verbs.h"
@@ -70,7 +71,7 @@ std::string format_of(const ConvertOptions& options) {
       options.output, ending);
 }
 
-// Ends the writing from within; main() says nothing but the message.
+// Ends the writing from within.
 class Interrupted : public Error {
  public:
   Interrupted() : Error("interrupted: nothing was written") {}
@@ -86,18 +87,20 @@ struct Content {
 Content content_of(const TensorSource& source) {
   Content content;
   const std::vector<NamedTensor> named = model_tensors(source);
+  std::unordered_map<std::string_view, const StoredTensor*> stored;
+  for (const StoredTensor& tensor : source.tensors) stored[tensor.name] = &tensor;
   content.left_out = static_cast<int64_t>(source.tensors.size() - named.size());
   std::vector<TensorInfo> infos;
   for (const NamedTensor& tensor : named) infos.push_back({tensor.name, tensor.view.shape});
   content.generation = detect_generation(infos);
   if (!has_generation(content.generation)) {
     // No table of its parameters: names and shapes stay as they are.
-    for (const NamedTensor& tensor : named) content.tensors.push_back(*source.find(tensor.name));
+    for (const NamedTensor& tensor : named) content.tensors.push_back(*stored.at(tensor.name));
     return content;
   }
   const Model plan = Model::planned_for(named);
   for (const Parameter& parameter : plan.parameters()) {
-    content.tensors.push_back(*source.find(parameter.spec.name));
+    content.tensors.push_back(*stored.at(parameter.spec.name));
     content.tensors.back().shape = parameter.spec.shape;
   }
   return content;
@@ -170,13 +173,15 @@ int convert_model(const ConvertOptions& options) {
     tensors.push_back(options.dtype ? in_type(tensor, *options.dtype) : tensor);
   }
   std::map<std::string, std::string> metadata = source.metadata;
-  metadata.erase("weight_type");  // of the file that was read
+  for (const char* of_the_file : {"weight_type", "format"}) metadata.erase(of_the_file);
   write_epsilons(source, metadata);
 
   catch_signals();
   const int64_t total = bytes_of(tensors);
   const auto began = std::chrono::steady_clock::now();
-  Progress progress(stderr, {.title = "convert", .total = total});
+  constexpr int64_t kMebibyte = int64_t{1} << 20;
+  const auto mebibytes = [](int64_t bytes) { return (bytes + kMebibyte - 1) / kMebibyte; };
+  Progress progress(stderr, {.title = "convert", .total = mebibytes(total)});
   if (content.left_out > 0) {
     progress.message(fmt::format("left out {} tensors of the optimizer", content.left_out));
   }
@@ -185,12 +190,12 @@ int convert_model(const ConvertOptions& options) {
     if (stop_requested()) throw Interrupted();
     done += bytes;
     since_release += bytes;
-    constexpr int64_t kReleaseEvery = int64_t{64} << 20;
+    constexpr int64_t kReleaseEvery = 64 * kMebibyte;
     if (since_release >= kReleaseEvery) {
       for (const MappedFile& file : source.files()) file.release();
       since_release = 0;
     }
-    progress.update(done, format_bytes(static_cast<double>(done)));
+    progress.update(mebibytes(done), "MiB");
   };
   if (format == "hf") {
     write_huggingface(options.output, tensors, metadata,

@@ -56,6 +56,7 @@ int main(int argc, char** argv) {
   // A closed pipe is an error to report, or the end of a stream nobody reads; not a death without a
   // word.
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // nor is a limit on the size of files
   try {
     return run(argc, argv);
   } catch (const CLI::Error& error) {  // a flag that a verb found wrong after parsing

@@ -138,6 +138,7 @@ std::vector<std::vector<StoredTensor>> shards_of(std::vector<StoredTensor> tenso
 
 void require_new_folder(const fs::path& folder) {
   const fs::path path = resolved(folder);
+  check(!path.empty(), "expected a folder to write, got no name: choose one");
   std::error_code error;
   const fs::file_status status = fs::symlink_status(path, error);
   check(!fs::exists(status) || fs::is_directory(status),

@@ -114,20 +114,18 @@ class ZipWriter {
   }
 
   void list(const std::string& name, int64_t offset, int64_t bytes, uint32_t checksum) {
-    const bool size64 = bytes >= limits_.bytes, offset64 = offset >= limits_.bytes;
-    std::vector<int64_t> numbers;
-    if (size64) numbers = {bytes, bytes};
-    if (offset64) numbers.push_back(offset);
+    // All or none in 64 bits: PyTorch's reader checks 32-bit sizes against a marked offset.
+    const bool in64 = bytes >= limits_.bytes || offset >= limits_.bytes;
     std::string extra;
-    if (!numbers.empty()) append_extra64(extra, numbers);
+    if (in64) append_extra64(extra, {bytes, bytes, offset});
     append(directory_, uint32_t{0x02014b50});
-    append(directory_, numbers.empty() ? kVersion : kVersion64);  // of the writer
-    append_common(directory_, size64, checksum, bytes, name, extra);
+    append(directory_, in64 ? kVersion64 : kVersion);  // of the writer
+    append_common(directory_, in64, checksum, bytes, name, extra);
     append(directory_, uint16_t{0});  // no comment
     append(directory_, uint16_t{0});  // disk
     append(directory_, uint16_t{0});  // attributes
     append(directory_, uint32_t{0});
-    append(directory_, offset64 ? kIn64 : static_cast<uint32_t>(offset));
+    append(directory_, in64 ? kIn64 : static_cast<uint32_t>(offset));
     directory_ += name + extra;
     ++members_;
   }

@@ -307,6 +307,32 @@ TEST_F(Rwkv4Test, LoadsWhatItHoldsAndRefusesTheRest) {
   State a(model.state_layout(), 1), b(model.state_layout(), 1);
   EXPECT_EQ(run(model, {330}, a), run(again, {330}, b));
 
+  // Tensors that are made one at a time, in another type or in that of the model.
+  const Model low = Model::from_tensors(tensors, MatrixType::kBF16);
+  for (const MatrixType type : {MatrixType::kF32, MatrixType::kBF16}) {
+    int calls = 0;
+    std::vector<NamedTensor> made;
+    for (const NamedTensor& tensor : tensors) {
+      made.push_back({tensor.name,
+                      {nullptr, tensor.view.dtype, tensor.view.shape},
+                      [&calls, from = tensor.view](void* to) {
+                        ++calls;
+                        std::memcpy(to, from.data, static_cast<size_t>(from.bytes()));
+                      }});
+    }
+    const Model loaded = Model::from_tensors(made, type, 1e-3f);
+    EXPECT_EQ(calls, static_cast<int>(tensors.size()));
+    EXPECT_EQ(loaded.config().norm_epsilon, 1e-3f);
+    const Model& wanted = type == MatrixType::kF32 ? model : low;
+    for (size_t i = 0; i < made.size(); ++i) {
+      const Tensor& got = loaded.parameters()[i].value;
+      EXPECT_EQ(std::memcmp(got.data, wanted.parameters()[i].value.data,
+                            static_cast<size_t>(got.bytes())),
+                0)
+          << made[i].name;
+    }
+  }
+
   auto missing = tensors;
   missing.erase(missing.begin() + 12);
   EXPECT_THROW(Model::from_tensors(missing, MatrixType::kAsStored), Error);

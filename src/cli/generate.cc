@@ -204,9 +204,12 @@ void fit_to_model(SamplerOptions& sampling, const GenerateOptions& options, cons
   };
   for (const auto& [id, bias] : sampling.logit_bias) check_id("--logit-bias", id);
   for (const int64_t id : sampling.banned) check_id("--ban", id);
-  if (tokenizer != nullptr && tokenizer->name() == "bytes") {
-    sampling.penalty_free_ids = {' ', '\t', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'};
-  } else {
+  // What text must repeat: spaces and digits.
+  for (const char& byte : std::string_view(tokenizer == nullptr ? "" : " \t0123456789")) {
+    const std::vector<int32_t> ids = tokenizer->encode(std::string_view(&byte, 1));
+    if (ids.size() == 1) sampling.penalty_free_ids.push_back(ids[0]);
+  }
+  if (tokenizer == nullptr || tokenizer->name() != "bytes") {
     sampling.presence = options.presence.value_or(kTokenPenalty);
     sampling.frequency = options.frequency.value_or(kTokenPenalty);
   }

@@ -11,8 +11,9 @@ namespace {
 
 using namespace rookery;
 
-constexpr cli::Verb kVerbs[] = {cli::add_generate, cli::add_train, cli::add_init, cli::add_info,
-                                cli::add_logits,   cli::add_bench, cli::add_check};
+constexpr cli::Verb kVerbs[] = {cli::add_generate, cli::add_train,         cli::add_init,
+                                cli::add_info,     cli::add_logits,        cli::add_bench,
+                                cli::add_check,    cli::add_tokenizer_verb};
 
 int run(int argc, char** argv) {
   CLI::App app{

@@ -7,6 +7,7 @@
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "core/cpu_info.h"
+#include "core/file.h"
 #include "core/random.h"
 #include "inference/session.h"
 #include "inspect/machine_limits.h"
@@ -24,6 +25,7 @@ double seconds_since(Clock::time_point start) {
 
 struct BenchFlags {
   std::string shape = "4:12:768:50277", dtype = "f32";
+  std::string tokenizer, data;
   std::shared_ptr<int> threads = std::make_shared<int>(0);
   int64_t context = 512, batch = 4, tokens = 200, rounds = 5, megabytes = 1024;
   bool checkpointing = false, json = false, profile = false, deterministic = false;
@@ -320,6 +322,76 @@ int bench_wkv4(const BenchFlags& f) {
   return 0;
 }
 
+// Text to ids and back. Each thread has a part of the text, as when a data set is prepared.
+int bench_tokenize(const BenchFlags& f) {
+  ThreadPool pool(resolve_threads(*f.threads));
+  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_from(f.tokenizer);
+  const std::string text = read_text_file(f.data);
+  check(!text.empty(), "'{}' is empty: expected text", f.data);
+  std::vector<std::string_view> parts;
+  std::string_view rest = text;
+  for (int left = pool.threads(); left > 1; --left) {
+    // Lines stay whole.
+    const size_t line = rest.find('\n', rest.size() / left);
+    parts.push_back(rest.substr(0, line));
+    rest.remove_prefix(parts.back().size());
+  }
+  parts.push_back(rest);
+  const int64_t tasks = static_cast<int64_t>(parts.size());
+  std::vector<std::vector<int32_t>> ids(tasks);
+  std::vector<std::string> decoded(tasks);
+  std::vector<double> encoding, decoding, read;
+  // One pass that is not counted touches the memory.
+  for (int64_t round = 0; round <= f.rounds && !stop_requested(); ++round) {
+    read.push_back(measure_read_rate(pool, f.megabytes << 20));
+    auto start = Clock::now();
+    pool.run(tasks, [&](int64_t task, int) {
+      ids[task].clear();
+      tokenizer->encode_to(parts[task], ids[task]);
+    });
+    encoding.push_back(seconds_since(start));
+    start = Clock::now();
+    pool.run(tasks, [&](int64_t task, int) {
+      decoded[task].clear();
+      for (const int32_t id : ids[task]) decoded[task] += tokenizer->bytes_of(id);
+    });
+    decoding.push_back(seconds_since(start));
+  }
+  if (encoding.size() > 1) {
+    encoding.erase(encoding.begin());
+    decoding.erase(decoding.begin());
+  }
+  int64_t tokens = 0;
+  for (const auto& part : ids) tokens += static_cast<int64_t>(part.size());
+  const double bytes = static_cast<double>(text.size());
+  const double encode_rate = bytes / median(encoding), decode_rate = bytes / median(decoding);
+  const double per_token = bytes / static_cast<double>(tokens);
+  Report report;
+  report.json = {{"name", "tokenize"},
+                 {"tokenizer", tokenizer->name()},
+                 {"vocab_size", tokenizer->vocab_size()},
+                 {"data", f.data},
+                 {"threads", pool.threads()},
+                 {"rounds", encoding.size()},
+                 {"bytes", text.size()},
+                 {"tokens", tokens},
+                 {"bytes_per_token", per_token},
+                 {"rate", encode_rate},
+                 {"best_rate", bytes / *std::min_element(encoding.begin(), encoding.end())},
+                 {"decode_rate", decode_rate},
+                 {"bound", "read bandwidth"},
+                 {"bound_rate", median(read)},
+                 {"fraction", encode_rate / median(read)},
+                 {"cpu", cpu_info().name}};
+  report.text = fmt::format(
+      "tokenize {} {} threads   encode {:.1f} MB/s, decode {:.1f} MB/s   {} tokens, {:.3f} bytes "
+      "per token   encoding: {:.1f} % of the read bandwidth ({:.1f} GB/s), median of {}\n",
+      tokenizer->name(), pool.threads(), encode_rate / 1e6, decode_rate / 1e6, tokens, per_token,
+      100 * encode_rate / median(read), median(read) / 1e9, encoding.size());
+  print(report, f.json);
+  return 0;
+}
+
 struct Bench {
   const char *name, *what, *example;
   int (*run)(const BenchFlags&);
@@ -342,6 +414,9 @@ constexpr Bench kBenches[] = {
     {"wkv4", "The WKV operator alone, forward, against the copy bandwidth",
      "rookery bench wkv4 --shape 4:1:2048:256 --context 8192 --batch 1", bench_wkv4, true, true,
      true, false, 8192, 1},
+    {"tokenize", "Text to ids and back, against the read bandwidth",
+     "rookery bench tokenize --tokenizer rwkv_vocab_v20230424.txt --data book.txt", bench_tokenize,
+     false, false, false, false, 0, 0},
 };
 
 }  // namespace
@@ -356,6 +431,10 @@ std::function<int()> add_bench(CLI::App& app) {
   for (const Bench& bench : kBenches) {
     CLI::App* sub = add_verb(*verb, bench.name, bench.what, std::string("  ") + bench.example);
     auto flags = std::make_shared<BenchFlags>();
+    if (bench.run == bench_tokenize) {  // of one core, and there is no model to make room for
+      *flags->threads = 1;
+      flags->megabytes = 256;
+    }
     flags->context = bench.default_context;
     flags->batch = bench.default_batch;
     sub->add_option("--threads", *flags->threads, "Threads; 0: one for each physical core")
@@ -371,6 +450,13 @@ std::function<int()> add_bench(CLI::App& app) {
       sub->add_option("--megabytes", flags->megabytes, "Memory that the bandwidth is measured on")
           ->check(CLI::Range(8, 1 << 20))
           ->capture_default_str();
+    }
+    if (bench.run == bench_tokenize) {
+      sub->add_option("--tokenizer", flags->tokenizer,
+                      "A vocabulary file, a folder that holds one, or: bytes")
+          ->required()
+          ->type_name("FILE");
+      sub->add_option("--data", flags->data, "A text file")->required()->type_name("FILE");
     }
     if (bench.shape) {
       sub->add_option("--shape", flags->shape,

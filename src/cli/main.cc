@@ -11,9 +11,10 @@ namespace {
 
 using namespace rookery;
 
-constexpr cli::Verb kVerbs[] = {cli::add_generate, cli::add_chat,    cli::add_train, cli::add_data,
-                                cli::add_eval,     cli::add_convert, cli::add_init,  cli::add_info,
-                                cli::add_logits,   cli::add_bench,   cli::add_check};
+constexpr cli::Verb kVerbs[] = {cli::add_generate, cli::add_chat,           cli::add_train,
+                                cli::add_data,     cli::add_tokenizer_verb, cli::add_eval,
+                                cli::add_convert,  cli::add_init,           cli::add_info,
+                                cli::add_logits,   cli::add_bench,          cli::add_check};
 
 int run(int argc, char** argv) {
   CLI::App app{

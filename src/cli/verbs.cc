@@ -25,6 +25,10 @@ namespace {
 
 std::atomic<int> signals_seen{0};
 
+// Under which names a tokenizer lies in a folder, the first that is there first.
+constexpr const char* kTokenizerFiles[] = {"tokenizer.json", "20B_tokenizer.json",
+                                           "rwkv_vocab_v20230424.txt"};
+
 extern "C" void on_signal(int signal) {
   if (signals_seen.fetch_add(1) > 0) {
     std::signal(signal, SIG_DFL);
@@ -138,30 +142,125 @@ LoadedModel load_model(const std::string& path, MatrixType type) {
 
 std::shared_ptr<std::string> add_tokenizer(CLI::App& verb) {
   auto tokenizer = std::make_shared<std::string>();
-  verb.add_option("--tokenizer", *tokenizer, "A vocabulary file, or: bytes")->type_name("FILE");
+  verb.add_option("--tokenizer", *tokenizer,
+                  "A vocabulary file, a folder that holds one, or: bytes; else the model's own, or "
+                  "one beside the model")
+      ->type_name("FILE");
   return tokenizer;
 }
 
-std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model, const std::string& flag) {
-  const int64_t vocabulary = model.model->config().vocabulary;
-  std::unique_ptr<Tokenizer> tokenizer;
-  if (!flag.empty()) {
-    tokenizer = flag == ByteTokenizer::kName ? parse_tokenizer(flag, flag) : load_tokenizer(flag);
-  } else if (vocabulary == 256) {
-    tokenizer = std::make_unique<ByteTokenizer>();
+namespace {
+
+// The file itself, or the one in the folder.
+std::filesystem::path find_tokenizer_file(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) return path;
+  for (const char* name : kTokenizerFiles) {
+    if (fs::exists(fs::path(path) / name, ignored)) return fs::path(path) / name;
   }
+  std::vector<fs::path> found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("rwkv_vocab") && name.ends_with(".txt")) found.push_back(entry.path());
+  }
+  check(!found.empty(),
+        "the folder '{}' holds no tokenizer: expected tokenizer.json, 20B_tokenizer.json or "
+        "rwkv_vocab_v20230424.txt",
+        path);
+  // The names carry dates: the last is the newest.
+  return *std::max_element(found.begin(), found.end());
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> tokenizer_from(const std::string& name) {
+  return name == ByteTokenizer::kName ? parse_tokenizer(name, name)
+                                      : load_tokenizer(find_tokenizer_file(name));
+}
+
+namespace {
+
+// A tokenizer that lies beside the model; null if there is none that fits. `passed_over` says of
+// each that does not why.
+std::unique_ptr<Tokenizer> find_beside(const LoadedModel& model, std::string& passed_over) {
+  namespace fs = std::filesystem;
+  // A vocabulary is rounded up for the sake of products, not more.
+  constexpr int64_t kMostPadding = 512;
+  const int64_t vocabulary = model.model->config().vocabulary;
+  const fs::path folder = model.file.parent_path();
+  std::vector<fs::path> candidates = {folder / (model.file.stem().string() + ".tokenizer.json")};
+  for (const char* name : kTokenizerFiles) candidates.push_back(folder / name);
+  for (const fs::path& candidate : candidates) {
+    std::error_code ignored;
+    if (!fs::exists(candidate, ignored)) continue;
+    try {
+      std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(candidate);
+      const int64_t ids = tokenizer->vocab_size();
+      if (ids <= vocabulary && vocabulary < ids + kMostPadding) return tokenizer;
+      passed_over += fmt::format("; '{}' has {} ids", candidate.string(), ids);
+    } catch (const Error& error) {
+      passed_over += fmt::format("; {}", error.what());
+    }
+  }
+  return nullptr;
+}
+
+std::unique_ptr<Tokenizer> find_any(const LoadedModel& model, const std::string& flag,
+                                    std::string& passed_over) {
+  const int64_t vocabulary = model.model->config().vocabulary;
+  const auto own = model.metadata.find("tokenizer");
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::string source = flag;
+  if (!flag.empty()) {
+    tokenizer = tokenizer_from(flag);
+  } else if (own != model.metadata.end()) {
+    source = fmt::format("the tokenizer in {}", model.file.string());
+    tokenizer = parse_tokenizer(own->second, source);
+  } else if (vocabulary == 256) {  // no other tokenizer has so few ids
+    tokenizer = std::make_unique<ByteTokenizer>();
+  } else {
+    tokenizer = find_beside(model, passed_over);
+  }
+  if (tokenizer == nullptr) return nullptr;
   check(
-      tokenizer == nullptr || tokenizer->vocab_size() <= vocabulary,
+      tokenizer->vocab_size() <= vocabulary,
       "the tokenizer '{}' has {} ids, the model {}: give the tokenizer the model was trained with",
-      flag, tokenizer == nullptr ? 0 : tokenizer->vocab_size(), vocabulary);
-  return tokenizer;
+      source, tokenizer->vocab_size(), vocabulary);
+  return with_padding_ids(std::move(tokenizer), vocabulary);
+}
+
+// Which tokenizer a model of this vocabulary was trained with, and where it is to be had.
+std::string expected_tokenizer(int64_t vocabulary) {
+  if (vocabulary == 65536) {
+    return "a vocabulary of 65536 is RWKV World: rwkv_vocab_v20230424.txt, published in the folder "
+           "tokenizer of ChatRWKV and of RWKV-LM, and in the Python package rwkv";
+  }
+  if (vocabulary >= 50277 && vocabulary <= 50432) {
+    return fmt::format(
+        "a vocabulary of {} is GPT-NeoX's: 20B_tokenizer.json, published in the folder tokenizer "
+        "of ChatRWKV and in the Python package rwkv, or tokenizer.json of EleutherAI/gpt-neox-20b",
+        vocabulary);
+  }
+  return fmt::format("expected the one with about {} ids that the model was trained with",
+                     vocabulary);
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model, const std::string& flag) {
+  std::string passed_over;
+  return find_any(model, flag, passed_over);
 }
 
 std::unique_ptr<Tokenizer> require_tokenizer(const LoadedModel& model, const std::string& flag) {
-  std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(model, flag);
-  check(tokenizer != nullptr,
-        "no tokenizer for '{}', whose vocabulary is {}: give its vocabulary file with --tokenizer",
-        model.file.string(), model.model->config().vocabulary);
+  std::string passed_over;
+  std::unique_ptr<Tokenizer> tokenizer = find_any(model, flag, passed_over);
+  check(
+      tokenizer != nullptr,
+      "no tokenizer for '{}': {}; give its vocabulary file with --tokenizer, or put it beside the "
+      "model{}",
+      model.file.string(), expected_tokenizer(model.model->config().vocabulary), passed_over);
   return tokenizer;
 }
 
@@ -269,9 +368,9 @@ std::vector<int32_t> prompt_ids(const Prompt& prompt, const Model& model,
   if (text.empty()) return {0};
   if (tokenizer == nullptr) {
     wrong_usage(
-        "no tokenizer for a vocabulary of {}: give its vocabulary file with --tokenizer, or the "
-        "prompt as token ids, --ids 5,3",
-        vocabulary);
+        "no tokenizer: {}; give its vocabulary file with --tokenizer, put it beside the model, or "
+        "give the prompt as token ids, --ids 5,3",
+        expected_tokenizer(vocabulary));
   }
   return tokenizer->encode(text);
 }

@@ -33,6 +33,7 @@ std::function<int()> add_generate(CLI::App& app);
 std::function<int()> add_info(CLI::App& app);
 std::function<int()> add_init(CLI::App& app);
 std::function<int()> add_logits(CLI::App& app);
+std::function<int()> add_tokenizer_verb(CLI::App& app);
 std::function<int()> add_train(CLI::App& app);
 
 // A subcommand whose --help begins with an example.
@@ -58,13 +59,19 @@ struct LoadedModel {
 // Reads a checkpoint of any format; training state beside the weights is left out.
 LoadedModel load_model(const std::string& path, MatrixType type);
 
-// --tokenizer: a vocabulary file, or "bytes". Empty if it was not given.
+// --tokenizer: a vocabulary file, a folder that holds one, or "bytes". Empty if it was not given.
 std::shared_ptr<std::string> add_tokenizer(CLI::App& verb);
 
-// The tokenizer that the flag names; else the one that fits the vocabulary, or null if none is
-// known. Throws Error if it has more ids than the model.
+// The tokenizer that such a flag names. Throws Error if there is none or it cannot be read.
+std::unique_ptr<Tokenizer> tokenizer_from(const std::string& name);
+
+// A model's tokenizer: the one that the flag names; else the one that the model file carries; else,
+// with 256 ids, bytes; else one beside the model file whose size fits: MODEL.tokenizer.json,
+// tokenizer.json, 20B_tokenizer.json or rwkv_vocab_v20230424.txt. Null if there is none. It has all
+// the model's ids: those that are padding stand for no bytes. Throws Error if it has more ids than
+// the model, or if what the flag names or the model carries cannot be read.
 std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model, const std::string& flag);
-// The same, but throws Error, with where to get it, if none is known.
+// The same, but throws Error, with which is expected and where to get it, if there is none.
 std::unique_ptr<Tokenizer> require_tokenizer(const LoadedModel& model, const std::string& flag);
 
 // Ids from "5,3,100" or "5 3 100". Throws Error for anything else.

@@ -22,7 +22,7 @@ struct alignas(64) Remembered {
 };
 static_assert(sizeof(Remembered) == 64, "one cache line");
 
-constexpr int kRememberedBits = 14;
+constexpr int kRememberedBits = 15;
 
 Remembered* remembered() {
   // Threads live as long as the program's work; their memory goes with them.

@@ -16,7 +16,7 @@ bool is_graphic(char c) { return c > ' ' && c < '\x7f'; }
 
 }  // namespace
 
-BlockReader::BlockReader(const std::filesystem::path& path) : path_(path) {
+FileBlocks::FileBlocks(const std::filesystem::path& path) : path_(path) {
   std::error_code error;
   check(!std::filesystem::is_directory(path, error),
         "expected a file, '{}' is a folder: name the files in it", path.string());
@@ -25,7 +25,7 @@ BlockReader::BlockReader(const std::filesystem::path& path) : path_(path) {
         path.string(), std::generic_category().message(errno));
 }
 
-bool BlockReader::append_to(std::string& text) {
+bool FileBlocks::append_to(std::string& text) {
   const size_t before = text.size();
   text.resize(before + kBlock);
   const size_t got = std::fread(text.data() + before, 1, kBlock, file_.get());

@@ -18,10 +18,10 @@ inline constexpr int64_t kLongestPiece = int64_t{1} << 20;
 inline constexpr int64_t kLongestLine = int64_t{16} << 20;
 
 // A file or a pipe, from its beginning to its end.
-class BlockReader {
+class FileBlocks {
  public:
   // Throws Error if there is no such file, or it is a folder.
-  explicit BlockReader(const std::filesystem::path& path);
+  explicit FileBlocks(const std::filesystem::path& path);
   // Appends the next block; false at the end. Throws Error if it cannot be read.
   bool append_to(std::string& text);
   int64_t bytes_read() const { return bytes_; }
@@ -58,7 +58,7 @@ class TextPieces {
  private:
   void take(int64_t count, std::string& piece);
 
-  BlockReader reader_;
+  FileBlocks reader_;
   int64_t longest_;
   std::string buffer_;  // [begin_, ..) is not given out yet
   int64_t begin_ = 0;
@@ -79,7 +79,7 @@ class Lines {
   int64_t bytes_read() const { return reader_.bytes_read(); }
 
  private:
-  BlockReader reader_;
+  FileBlocks reader_;
   int64_t longest_;
   std::string buffer_;
   int64_t begin_ = 0, scanned_ = 0, number_ = 0;

@@ -37,10 +37,10 @@ class FileBlocks {
 };
 
 // Where to cut `text`, which is longer than `most` bytes, so that both parts make the same tokens
-// as the whole: behind a line end that stands between two printable ASCII characters. No token of
-// the World vocabulary goes across such a place, and byte-level BPE splits words there, too. If
-// there is none in the first `most` bytes: behind the last line end, else the last space, else
-// between two characters. Then a token or two may differ from those of the whole.
+// as the whole: before a space between two ASCII letters. No token of the World vocabulary has a
+// letter and a space behind it, and byte-level BPE splits words there, too. If there is none in the
+// first `most` bytes: behind the last line end, else between two characters. Then a token or two
+// may differ from those of the whole.
 int64_t place_to_cut(std::string_view text, int64_t most);
 
 // The documents of a text file: see kDocumentMark. The end of the file ends one, too. The mark's

@@ -186,7 +186,15 @@ TEST_F(TrainProgram, PreparedDataTrainsAndResumesBitForBit) {
     EXPECT_EQ(resumed.substr(resumed.size() - weights), straight.substr(straight.size() - weights));
     EXPECT_EQ(run({"generate", path("run"), "-p", "line ", "-n", "5"}).code, 0);
   }
-  // Other data, or another mask, is another run.
+  // Another tokenizer, other data, or another mask, is another run.
+  const std::string about = read_text_file(path("data.json"));
+  std::string other = about;
+  const size_t at = other.find("\"tokenizer\": \"bytes\"");
+  ASSERT_NE(at, std::string::npos);
+  other.replace(at, 20, "\"tokenizer\": \"other\"");
+  std::ofstream(path("data.json")) << other;
+  expect_refused({"train", "--resume", path("run"), "--steps", "30"}, 1, "was prepared with");
+  std::ofstream(path("data.json")) << about;
   std::fstream(path("data.mask"), std::ios::in | std::ios::out | std::ios::binary).seekp(7).put(0);
   expect_refused({"train", "--resume", path("run"), "--steps", "30"}, 1, "not the one");
 }

@@ -6,6 +6,7 @@
 #include "cli/progress.h"
 #include "cli/train_data.h"
 #include "cli/verbs.h"
+#include "core/cpu_info.h"
 #include "data/magic_prime.h"
 #include "data/prepare.h"
 #include "data/training_data.h"
@@ -94,7 +95,7 @@ int prepare_data(const PrepareFlags& flags) {
   };
   const std::optional<PrepareResult> result =
       prepare(inputs, name, *tokenizer,
-              {.form = parse_chat_template(flags.form),
+              {.form = parse_conversation_form(flags.form),
                .masked = !flags.no_mask,
                .skip_invalid = flags.skip_invalid},
               pool, [&](const PrepareProgress& done) {
@@ -125,7 +126,8 @@ int prepare_data(const PrepareFlags& flags) {
                  {"vocabulary", about.vocabulary},
                  {"invalid_lines", result->invalid},
                  {"epoch", window},
-                 {"seconds", seconds()}};
+                 {"seconds", seconds()},
+                 {"peak_memory", process_memory().peak}};
     if (result->invalid > 0) json["first_invalid"] = result->first_invalid;
     return write_output(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n") ? 0 : 1;
   }

@@ -22,10 +22,11 @@ std::optional<PreparedAbout> about_data(const std::vector<std::string>& files) {
 }
 
 void check_same(const Tokenizer& tokenizer, const PreparedAbout& about, const std::string& file) {
-  check(tokenizer.definition() == about.tokenizer,
-        "'{}' was prepared with the tokenizer '{}', which is not the '{}' given here: prepare it "
-        "again, or leave --tokenizer out",
-        file, about.tokenizer_name, tokenizer.name());
+  check(
+      tokenizer.definition() == about.tokenizer,
+      "'{}' was prepared with the tokenizer '{}', expected the '{}' of this run: prepare it again "
+      "with that one",
+      file, about.tokenizer_name, tokenizer.name());
 }
 
 }  // namespace

@@ -170,16 +170,20 @@ void BinIdxWriter::put(std::span<const int32_t> ids, bool learned) {
       mask_->write(ones.data(), std::min(left, kBuffer));
     }
   }
-  for (const int32_t id : ids) {
-    check(id >= 0 && id < vocabulary_,
-          "the tokenizer gave token {}: its vocabulary has 0 to {}; is its file whole?", id,
-          vocabulary_ - 1);
-    if (type_ == TokenType::kU16) {
-      append_bytes(bin_buffer_, static_cast<uint16_t>(id));
-    } else {
-      append_bytes(bin_buffer_, id);
+  const auto append_as = [&]<class Id>(Id) {
+    const size_t before = bin_buffer_.size();
+    bin_buffer_.resize(before + ids.size() * sizeof(Id));
+    char* to = bin_buffer_.data() + before;
+    for (const int32_t id : ids) {
+      check(id >= 0 && id < vocabulary_,
+            "the tokenizer gave token {}: its vocabulary has 0 to {}; is its file whole?", id,
+            vocabulary_ - 1);
+      const auto stored = static_cast<Id>(id);
+      std::memcpy(to, &stored, sizeof(Id));
+      to += sizeof(Id);
     }
-  }
+  };
+  type_ == TokenType::kU16 ? append_as(uint16_t{}) : append_as(int32_t{});
   if (mask_) mask_buffer_.append(ids.size(), learned ? '\1' : '\0');
   tokens_ += static_cast<int64_t>(ids.size());
   if (learned || !masked_) learned_ += static_cast<int64_t>(ids.size());

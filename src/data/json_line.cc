@@ -18,14 +18,16 @@ struct Turn {
 };
 
 std::string clean(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\n\r\v\f";
   std::string cleaned;
   cleaned.reserve(text.size());
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\r' && i + 1 < text.size() && text[i + 1] == '\n') continue;
-    if (text[i] == '\n' && !cleaned.empty() && cleaned.back() == '\n') continue;
-    cleaned += text[i];
+  for (const char character : text) {
+    const char c = character == '\r' ? '\n' : character;
+    if (c == '\n' && !cleaned.empty() && cleaned.back() == '\n') continue;
+    const bool control = (c >= 0 && c < ' ') || c == '\x7f';
+    if (control && c != '\n' && c != '\t') continue;
+    cleaned += c;
   }
+  constexpr std::string_view kSpace = " \t\n";
   const size_t first = cleaned.find_first_not_of(kSpace);
   if (first == std::string::npos) return "";
   return cleaned.substr(first, cleaned.find_last_not_of(kSpace) - first + 1);
@@ -39,8 +41,8 @@ Speaker speaker_of(const std::string& role, size_t turn) {
        role.substr(0, 40));
 }
 
-std::string_view label_of(Speaker speaker, ChatTemplate form) {
-  const bool world = form == ChatTemplate::kWorld;
+std::string_view label_of(Speaker speaker, ConversationForm form) {
+  const bool world = form == ConversationForm::kWorld;
   switch (speaker) {
     case Speaker::kSystem:
       return world ? "System:" : "";
@@ -77,8 +79,25 @@ std::vector<Turn> turns_of(const Json& list, const char* who, const char* what) 
   return turns;
 }
 
-LineDocument render(const std::vector<Turn>& turns, ChatTemplate form) {
-  constexpr std::string_view kBlankLine = "\n\n";
+constexpr std::string_view kBlankLine = "\n\n";
+
+// One piece, or with Raven's blank lines taken apart.
+void add(std::string_view text, bool learned, ConversationForm form, LineDocument& document) {
+  const auto put = [&](std::string_view part) {
+    if (!part.empty()) document.pieces.push_back({std::string(part), learned});
+  };
+  while (form == ConversationForm::kRaven) {
+    const size_t blank = text.find(kBlankLine);
+    if (blank == std::string_view::npos) break;
+    put(text.substr(0, blank));
+    put("\n");
+    put("\n");
+    text.remove_prefix(blank + kBlankLine.size());
+  }
+  put(text);
+}
+
+LineDocument render(const std::vector<Turn>& turns, ConversationForm form) {
   LineDocument document;
   std::string given;  // what the model reads before it speaks
   for (size_t i = 0; i < turns.size(); ++i) {
@@ -87,27 +106,27 @@ LineDocument render(const std::vector<Turn>& turns, ChatTemplate form) {
     given += label;
     const std::string text = fmt::format("{}{}{}", label.empty() ? "" : " ", turns[i].text, end);
     if (turns[i].speaker == Speaker::kAssistant) {
-      document.pieces.push_back({std::move(given), false});
-      document.pieces.push_back({text, true});
+      add(given, false, form, document);
+      add(text, true, form, document);
       given.clear();
     } else {
       given += text;
     }
   }
   document.end_learned = given.empty();
-  if (!given.empty()) document.pieces.push_back({std::move(given), false});
+  add(given, false, form, document);
   return document;
 }
 
 }  // namespace
 
-ChatTemplate parse_chat_template(std::string_view name) {
-  if (name == "world") return ChatTemplate::kWorld;
-  if (name == "raven") return ChatTemplate::kRaven;
+ConversationForm parse_conversation_form(std::string_view name) {
+  if (name == "world") return ConversationForm::kWorld;
+  if (name == "raven") return ConversationForm::kRaven;
   fail("'{}' is no chat template: expected world or raven", name);
 }
 
-LineDocument parse_json_line(std::string_view line, ChatTemplate form) {
+LineDocument parse_json_line(std::string_view line, ConversationForm form) {
   Json json;
   try {
     json = Json::parse(line);

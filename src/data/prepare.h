@@ -18,7 +18,7 @@
 namespace rookery {
 
 struct PrepareOptions {
-  ChatTemplate form = ChatTemplate::kWorld;
+  ConversationForm form = ConversationForm::kWorld;
   bool masked = true;         // false: of a conversation everything is learned
   bool skip_invalid = false;  // leave out lines that cannot be used, and count them
 };

@@ -90,7 +90,7 @@ TEST_F(Prepare, WithoutAMaskEverythingIsLearned) {
   const ByteTokenizer tokenizer;
   EXPECT_FALSE(make({file("a.jsonl", kChat)}, tokenizer, {.masked = false}).has_mask);
   EXPECT_EQ(text_of(tokenizer), "User: hi you\n\nAssistant: go on|");
-  make({file("a.jsonl", kChat)}, tokenizer, {.form = ChatTemplate::kRaven});
+  make({file("a.jsonl", kChat)}, tokenizer, {.form = ConversationForm::kRaven});
   EXPECT_EQ(text_of(tokenizer), "(Bob: hi you\n\nAlice:) go on|");
   EXPECT_FALSE(make({file("a.txt", "x")}, tokenizer).has_mask);
 }
@@ -127,9 +127,9 @@ TEST_F(Prepare, ManyThreadsAndPiecesMakeTheTokensOfOne) {
 
 TEST_F(Prepare, InvalidLinesAreNamedOrCounted) {
   const SpaceTokenizer tokenizer;
-  const fs::path lines = file("x.jsonl", "{\"text\": \"good\"}\n\nbad\n{\"text\": \"\x7f\"}\n" +
-                                             std::string("{\"messages\": [{\"role\": \"user\", ") +
-                                             "\"content\": \"\x7f\"}]}\n{\"text\": \"end\"}\n");
+  const fs::path lines = file("x.jsonl", "{\"text\": \"good\"}\n\nbad\n{\"text\": \"~\"}\n" +
+                                             std::string("{\"messages\": [{\"role\": \"boss\", ") +
+                                             "\"content\": \"~\"}]}\n{\"text\": \"end\"}\n");
   const std::string error = refusal({lines}, tokenizer);
   EXPECT_NE(error.find("x.jsonl:3: this is not JSON"), std::string::npos) << error;
   const PrepareResult result = make({lines}, tokenizer, {.skip_invalid = true});
@@ -140,7 +140,7 @@ TEST_F(Prepare, InvalidLinesAreNamedOrCounted) {
   // Nothing is left over of a line whose second half was bad.
   make({file("y.jsonl",
              "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", "
-             "\"content\": \"b\x7f\"}]}\n{\"text\": \"end\"}\n")},
+             "\"content\": \"b~\"}]}\n{\"text\": \"end\"}\n")},
        tokenizer, {.skip_invalid = true});
   EXPECT_EQ(text_of(tokenizer), "end|");
 }

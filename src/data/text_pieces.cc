@@ -12,11 +12,11 @@ namespace {
 
 constexpr size_t kBlock = size_t{1} << 18;
 
-bool is_graphic(char c) { return c > ' ' && c < '\x7f'; }
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 }  // namespace
 
-BlockReader::BlockReader(const std::filesystem::path& path) : path_(path) {
+FileBlocks::FileBlocks(const std::filesystem::path& path) : path_(path) {
   std::error_code error;
   check(!std::filesystem::is_directory(path, error),
         "expected a file, '{}' is a folder: name the files in it", path.string());
@@ -25,7 +25,7 @@ BlockReader::BlockReader(const std::filesystem::path& path) : path_(path) {
         path.string(), std::generic_category().message(errno));
 }
 
-bool BlockReader::append_to(std::string& text) {
+bool FileBlocks::append_to(std::string& text) {
   const size_t before = text.size();
   text.resize(before + kBlock);
   const size_t got = std::fread(text.data() + before, 1, kBlock, file_.get());
@@ -39,13 +39,11 @@ bool BlockReader::append_to(std::string& text) {
 
 int64_t place_to_cut(std::string_view text, int64_t most) {
   assert(most > 0 && static_cast<int64_t>(text.size()) > most);
-  for (int64_t at = most; at >= 2; --at) {
-    if (text[at - 1] == '\n' && is_graphic(text[at - 2]) && is_graphic(text[at])) return at;
+  for (int64_t at = most - 1; at >= 1; --at) {
+    if (text[at] == ' ' && is_letter(text[at - 1]) && is_letter(text[at + 1])) return at;
   }
-  for (const char place : {'\n', ' '}) {
-    const size_t last = text.rfind(place, static_cast<size_t>(most) - 1);
-    if (last != std::string_view::npos) return static_cast<int64_t>(last) + 1;
-  }
+  const size_t line_end = text.rfind('\n', static_cast<size_t>(most) - 1);
+  if (line_end != std::string_view::npos) return static_cast<int64_t>(line_end) + 1;
   // A character is at most 4 bytes; the bytes after its first begin with the bits 10.
   for (int64_t at = most; at > std::max<int64_t>(most - 4, 0); --at) {
     if ((static_cast<unsigned char>(text[at]) & 0xC0) != 0x80) return at;

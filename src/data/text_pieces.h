@@ -18,10 +18,10 @@ inline constexpr int64_t kLongestPiece = int64_t{1} << 20;
 inline constexpr int64_t kLongestLine = int64_t{16} << 20;
 
 // A file or a pipe, from its beginning to its end.
-class BlockReader {
+class FileBlocks {
  public:
   // Throws Error if there is no such file, or it is a folder.
-  explicit BlockReader(const std::filesystem::path& path);
+  explicit FileBlocks(const std::filesystem::path& path);
   // Appends the next block; false at the end. Throws Error if it cannot be read.
   bool append_to(std::string& text);
   int64_t bytes_read() const { return bytes_; }
@@ -37,10 +37,10 @@ class BlockReader {
 };
 
 // Where to cut `text`, which is longer than `most` bytes, so that both parts make the same tokens
-// as the whole: behind a line end that stands between two printable ASCII characters. No token of
-// the World vocabulary goes across such a place, and byte-level BPE splits words there, too. If
-// there is none in the first `most` bytes: behind the last line end, else the last space, else
-// between two characters. Then a token or two may differ from those of the whole.
+// as the whole: before a space between two ASCII letters. No token of the World vocabulary has a
+// letter and a space behind it, and byte-level BPE splits words there, too. If there is none in the
+// first `most` bytes: behind the last line end, else between two characters. Then a token or two
+// may differ from those of the whole.
 int64_t place_to_cut(std::string_view text, int64_t most);
 
 // The documents of a text file: see kDocumentMark. The end of the file ends one, too. The mark's
@@ -58,7 +58,7 @@ class TextPieces {
  private:
   void take(int64_t count, std::string& piece);
 
-  BlockReader reader_;
+  FileBlocks reader_;
   int64_t longest_;
   std::string buffer_;  // [begin_, ..) is not given out yet
   int64_t begin_ = 0;
@@ -80,7 +80,7 @@ class Lines {
   int64_t bytes_read() const { return reader_.bytes_read(); }
 
  private:
-  BlockReader reader_;
+  FileBlocks reader_;
   int64_t longest_;
   std::string buffer_;
   int64_t begin_ = 0, scanned_ = 0, number_ = 0;

@@ -103,11 +103,10 @@ TEST(TextPieces, BordersDoNotMatter) {
 }
 
 TEST(TextPieces, CutsWhereNoTokenIs) {
-  EXPECT_EQ(place_to_cut("abc\ndef\ng h", 9), 8);
-  EXPECT_EQ(place_to_cut("abc\ndef\n\ng", 9), 4);             // not beside an empty line
-  EXPECT_EQ(place_to_cut("abc\ndef\n g", 8), 4);              // nor before a space
-  EXPECT_EQ(place_to_cut("abc \nd \n\n g", 9), 9);            // only line ends that are not safe
-  EXPECT_EQ(place_to_cut("abc def gh", 9), 8);                // only spaces
+  EXPECT_EQ(place_to_cut("ab cd ef", 7), 5);
+  EXPECT_EQ(place_to_cut("ab cd ef", 5), 2);
+  EXPECT_EQ(place_to_cut("ab cd  ef. gh 1 i", 16), 2);        // not beside anything but letters
+  EXPECT_EQ(place_to_cut("ab\n c\nd. e", 8), 6);              // only line ends
   EXPECT_EQ(place_to_cut("\xe3\x81\x82\xe3\x81\x84", 4), 3);  // only characters
   EXPECT_EQ(place_to_cut("\x80\x80\x80\x80\x80\x80\x80", 5), 5);
   EXPECT_EQ(place_to_cut("ab", 1), 1);

@@ -10,7 +10,7 @@
 namespace rookery {
 
 // Byte b is token b + 1; a space with the letter behind it is one of the last 256 tokens. It cannot
-// express '\x7f'.
+// express '~'.
 class SpaceTokenizer final : public Tokenizer {
  public:
   explicit SpaceTokenizer(int64_t vocabulary = 600) : vocabulary_(vocabulary) {
@@ -24,7 +24,7 @@ class SpaceTokenizer final : public Tokenizer {
   void encode_to(std::string_view text, std::vector<int32_t>& ids) const override {
     for (size_t i = 0; i < text.size(); ++i) {
       const auto byte = static_cast<unsigned char>(text[i]);
-      check(byte != 0x7f, "there is no token for byte 127 at {}", i);
+      check(byte != '~', "there is no token for '~' at {}", i);
       if (byte == ' ' && i + 1 < text.size() && text[i + 1] >= 'a' && text[i + 1] <= 'z') {
         ids.push_back(first_pair() + text[++i]);
       } else {

@@ -246,6 +246,45 @@ TEST_F(TrainerTest, RefusesDamagedCheckpoints) {
   EXPECT_THROW(load_checkpoint(folder_ / "model.safetensors", pool_), Error);
 }
 
+TEST_F(TrainerTest, TheOrderAndTheTokenizerAreKept) {
+  options_.order = WindowOrder::kMagicPrime;
+  options_.magic_prime = 113;
+  Trainer trainer = make_trainer();
+  const RunState state = {.options = options_,
+                          .tokenizer = "space",
+                          .tokenizer_definition = "space \"600\"\n",
+                          .validation_files = {"a", "b"}};
+  const auto path = save_checkpoint(folder_, trainer, state);
+  const RunState run = load_checkpoint(path, pool_).run;
+  EXPECT_EQ(run.options.order, WindowOrder::kMagicPrime);
+  EXPECT_EQ(run.options.magic_prime, 113);
+  EXPECT_EQ(run.tokenizer, "space");
+  EXPECT_EQ(run.tokenizer_definition, state.tokenizer_definition);
+  EXPECT_EQ(run.validation_files, state.validation_files);
+  save_model(folder_ / "model.safetensors", trainer.model(), state);
+  EXPECT_EQ(open_checkpoint(folder_ / "model.safetensors").metadata.at("tokenizer"),
+            state.tokenizer_definition);
+}
+
+// Checkpoints from before there were orders and other tokenizers.
+TEST_F(TrainerTest, OlderCheckpointsLoad) {
+  Trainer trainer = make_trainer();
+  const auto path = save_checkpoint(folder_, trainer, {.options = options_, .step = 1});
+  std::string bytes = read_text_file(path);
+  EXPECT_EQ(bytes.find("\\\"order\\\""), std::string::npos);  // so their hash has not changed
+  for (const std::string& key :
+       {std::string("\"tokenizer\":\"bytes\""), std::string("\\\"validation_files\\\"")}) {
+    const size_t at = bytes.find(key);
+    ASSERT_NE(at, std::string::npos) << key;
+    bytes[at + 3] = 'X';
+  }
+  std::ofstream(folder_ / "older.safetensors", std::ios::binary) << bytes;
+  const RunState run = load_checkpoint(folder_ / "older.safetensors", pool_).run;
+  EXPECT_EQ(run.options.order, WindowOrder::kShuffled);
+  EXPECT_EQ(run.tokenizer_definition, "bytes");
+  EXPECT_TRUE(run.validation_files.empty());
+}
+
 TEST_F(TrainerTest, RefusesOptionsThatDoNotFit) {
   const TrainOptions good = options_;
   const auto bad = [&](auto change) {
@@ -263,6 +302,7 @@ TEST_F(TrainerTest, RefusesOptionsThatDoNotFit) {
   bad([](TrainOptions& o) { o.optimizer.clip = NAN; });
   bad([](TrainOptions& o) { o.schedule.rate = -1; });
   bad([](TrainOptions& o) { o.validation_fraction = 1; });
+  bad([](TrainOptions& o) { o.magic_prime = -1; });
 }
 
 }  // namespace

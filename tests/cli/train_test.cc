@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "core/random.h"
+#include "formats/tensor_source.h"
 #include "program_test.h"
 
 namespace rookery {
@@ -143,6 +144,129 @@ TEST_F(TrainProgram, ResumesBitForBit) {
   EXPECT_EQ(resumed.substr(resumed.size() - weights), straight.substr(straight.size() - weights));
 }
 
+// From text to prepared data to a model: 20 steps, stopped and resumed, in both orders.
+TEST_F(TrainProgram, PreparedDataTrainsAndResumesBitForBit) {
+  for (int i = 0; i < 40; ++i) {
+    std::ofstream(path("chat.jsonl"), std::ios::app)
+        << R"({"messages":[{"role":"user","content":"Count to )" << i
+        << R"("},{"role":"assistant","content":"One, two, and so on."}]})" << '\n';
+  }
+  ASSERT_EQ(run({"data", "prepare", path("text.txt"), path("chat.jsonl"), "--tokenizer", "bytes",
+                 "-o", path("data")})
+                .code,
+            0);
+  const Json info = json_of({"data", "info", path("data"), "--context", "32", "--json"});
+  EXPECT_EQ(info.at("documents"), 41);
+  EXPECT_LT(info.at("learned"), info.at("tokens"));
+  for (const char* order : {"magic-prime", "shuffled"}) {
+    fs::remove_all(path("run"));
+    std::vector<std::string> arguments = small_run({"--steps", "20", "--order", order, "--json"});
+    arguments[2] = path("data");
+    const Json whole = json_of(arguments);
+    // With a mask, bits per byte of the learned tokens are not known; of what is held out they are.
+    EXPECT_FALSE(whole.contains("bits_per_byte"));
+    const bool magic = std::string(order) == "magic-prime";
+    EXPECT_EQ(whole.contains("validation_bits_per_byte"), !magic);
+    const auto model = open_checkpoint(path("run/model.safetensors"));
+    EXPECT_EQ(model.metadata.at("tokenizer"), "bytes");
+    const Json options = Json::parse(model.metadata.at("rookery")).at("options");
+    EXPECT_EQ(options.value("magic_prime", 0),
+              magic ? info.at("epoch").at("magic_primes").at("32").get<int>() : 0);
+    const std::string straight = read_text_file(path("run/model.safetensors"));
+    fs::remove_all(path("run"));
+    arguments.insert(arguments.end(), {"--checkpoint-every", "9"});
+    ASSERT_EQ(run(arguments).code, 0);
+    fs::remove(path("run/model.safetensors"));
+    fs::remove(path("run/checkpoint-00000018.safetensors"));
+    fs::remove(path("run/checkpoint-00000020.safetensors"));
+    ASSERT_EQ(run({"train", "--resume", path("run"), "--threads", "1"}).code, 0);
+    const std::string resumed = read_text_file(path("run/model.safetensors"));
+    const size_t weights =
+        4 * json_of({"info", path("run"), "--json"}).at("parameters").get<size_t>();
+    EXPECT_EQ(resumed.substr(resumed.size() - weights), straight.substr(straight.size() - weights));
+    EXPECT_EQ(run({"generate", path("run"), "-p", "line ", "-n", "5"}).code, 0);
+  }
+  // Another tokenizer, other data, or another mask, is another run.
+  const std::string about = read_text_file(path("data.json"));
+  std::string other = about;
+  const size_t at = other.find("\"tokenizer\": \"bytes\"");
+  ASSERT_NE(at, std::string::npos);
+  other.replace(at, 20, "\"tokenizer\": \"other\"");
+  std::ofstream(path("data.json")) << other;
+  expect_refused({"train", "--resume", path("run"), "--steps", "30"}, 1, "was prepared with");
+  std::ofstream(path("data.json")) << about;
+  std::fstream(path("data.mask"), std::ios::in | std::ios::out | std::ios::binary).seekp(7).put(0);
+  expect_refused({"train", "--resume", path("run"), "--steps", "30"}, 1, "not the one");
+}
+
+// Prepared data of another program: nothing says which tokenizer made it.
+TEST_F(TrainProgram, DataWithoutADescriptionNeedsAVocabulary) {
+  ASSERT_EQ(
+      run({"data", "prepare", path("text.txt"), "--tokenizer", "bytes", "-o", path("data")}).code,
+      0);
+  fs::remove(path("data.json"));
+  // The first token becomes 300.
+  std::fstream(path("data.bin"), std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(0)
+      .write("\x2c\1", 2);
+  std::vector<std::string> arguments = small_run({"--steps", "2", "--json"});
+  arguments[2] = path("data.idx");
+  expect_refused(arguments, 1, "--vocab");
+  arguments.insert(arguments.end(), {"--vocab", "300"});
+  expect_refused(arguments, 1, "token 0 of the data is 300");
+  arguments.back() = "301";
+  const Json summary = json_of(arguments);
+  EXPECT_EQ(summary.at("finished"), true);
+  EXPECT_FALSE(summary.contains("bits_per_byte"));
+  EXPECT_FALSE(summary.contains("validation_bits_per_byte"));
+  EXPECT_GT(summary.at("validation_loss"), 0);
+  EXPECT_FALSE(open_checkpoint(path("run/model.safetensors")).metadata.contains("tokenizer"));
+  EXPECT_EQ(json_of({"info", path("run"), "--json"}).at("vocabulary"), 301);
+  ASSERT_EQ(run({"train", "--resume", path("run"), "--steps", "4", "--threads", "1"}).code, 0);
+  // As bytes it does not fit that tokenizer's model.
+  fs::remove_all(path("run"));
+  arguments.resize(arguments.size() - 2);
+  arguments.insert(arguments.end(), {"--tokenizer", "bytes"});
+  expect_refused(arguments, 1, "token 0 of the data is 300");
+}
+
+TEST_F(TrainProgram, ValidatesOnOtherData) {
+  std::ofstream(path("other.txt")) << std::string(5000, 'x');
+  const Json apart = json_of(small_run(
+      {"--steps", "2", "--json", "--validation-data", path("other.txt"), "--vocab", "260"}));
+  EXPECT_GT(apart.at("validation_loss"), 0);
+  EXPECT_EQ(json_of({"info", path("run"), "--json"}).at("vocabulary"), 260);
+  ASSERT_EQ(run({"train", "--resume", path("run"), "--steps", "4", "--threads", "1"}).code, 0);
+  fs::remove(path("other.txt"));
+  expect_refused({"train", "--resume", path("run"), "--steps", "6"}, 1, "other.txt");
+  // Continued from this model with its tokenizer, which its metadata names.
+  std::vector<std::string> tuned = {
+      "train",       "--data", path("text.txt"), "--model", path("run"), "-o", path("2"),
+      "--steps",     "2",      "--context",      "32",      "--batch",   "2",  "--json",
+      "--tokenizer", "bytes"};
+  EXPECT_EQ(json_of(tuned).at("finished"), true);
+}
+
+// A file far larger than the memory that is used.
+TEST_F(TrainProgram, PreparingTakesLittleMemory) {
+  {
+    std::ofstream large(path("large.txt"), std::ios::binary);
+    std::string block;
+    for (int i = 0; block.size() < 10 << 20; ++i) block += "line " + std::to_string(i) + " of it\n";
+    for (int i = 0; i < 31; ++i) large << block;  // one document
+  }
+  ASSERT_GT(fs::file_size(path("large.txt")), 300u << 20);
+  const auto prepare = [&](const char* input, const char* name) {
+    return json_of({"data", "prepare", path(input), "--tokenizer", "bytes", "--threads", "2",
+                    "--json", "-o", path(name)});
+  };
+  const Json large = prepare("large.txt", "large"), small = prepare("text.txt", "small");
+  EXPECT_EQ(large.at("tokens"), fs::file_size(path("large.txt")) + 1);
+  const double more = large.at("peak_memory").get<double>() - small.at("peak_memory").get<double>();
+  RecordProperty("more_bytes", std::to_string(more));
+  EXPECT_LT(more, 64 << 20);
+}
+
 TEST_F(TrainProgram, PeakMemoryIsWhatTheDryRunSaid) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   const bool sanitized = true;  // a sanitizer's own memory is not the program's
@@ -179,6 +303,12 @@ TEST_F(TrainProgram, RefusesWhatCannotBe) {
                  "--layers");
   expect_refused(small_run({"--generation", "7"}), 1, "generation '7' is not supported");
   expect_refused({"train", "-o", path("run")}, 2, "--data");
+  expect_refused(small_run({"--vocab", "255"}), 1, "--vocab 255");
+  expect_refused(small_run({"--magic-prime", "101"}), 2, "--order");
+  expect_refused(small_run({"--magic-prime", "101", "--order", "magic-prime"}), 1, "would serve");
+  expect_refused(small_run({"--validation-data", "x", "--validation-fraction", "0.1"}), 2,
+                 "--validation-");
+  expect_refused({"train", "--data", path("chat.jsonl"), "-o", path("run")}, 1, "data prepare");
   expect_refused({"train", "--data", path("missing.txt"), "-o", path("run")}, 1, "missing.txt");
   expect_refused({"train", "--resume", path("nowhere")}, 1, "nowhere");
 }

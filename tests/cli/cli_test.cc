@@ -18,7 +18,8 @@ std::vector<Json> lines_of(const std::string& text) {
 }
 
 TEST_F(Cli, HelpOfEveryVerbBeginsWithAnExample) {
-  for (const char* verb : {"generate", "train", "init", "info", "logits", "bench", "check"}) {
+  for (const char* verb :
+       {"generate", "chat", "train", "init", "info", "logits", "bench", "check"}) {
     const Result result = run({verb, "--help"});
     EXPECT_EQ(result.code, 0) << verb;
     EXPECT_TRUE(result.out.starts_with("Example:\n  rookery " + std::string(verb))) << result.out;

@@ -54,29 +54,14 @@ extern "C" void on_chat_signal(int signal) {
 
 void catch_chat_signals() {
   struct sigaction action = {};
-  action.sa_handler = on_chat_signal;  // no SA_RESTART: waiting for a line must end
+  action.sa_handler = on_chat_signal;
+  // A half-written answer goes on being written. Waiting for a line ends all the same: ppoll is
+  // never taken up again.
+  action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }
-
-// Threads made while this lives do not get the signals, so that they interrupt the one that waits.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &set, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t before_;
-};
 
 bool signalled() { return interrupts.load() > 0 || terminations.load() > 0; }
 
@@ -405,6 +390,7 @@ int chat(const ChatOptions& options) {
 
   std::optional<ThreadPool> pool;
   {
+    // So that a signal interrupts the thread that waits.
     const SignalsBlocked blocked;
     pool.emplace(resolve_threads(*options.threads));
   }

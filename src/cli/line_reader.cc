@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <cwchar>
 #include <memory>
 #include <system_error>
 
@@ -27,6 +28,39 @@ constexpr size_t kLongestLine = size_t{16} << 20;
 #ifdef ROOKERY_LIBEDIT
 constexpr int kMostHistory = 1000;  // lines
 
+// libedit takes a function without arguments of our own, so what it needs stands here.
+struct {
+  const std::function<bool()>* interrupted = nullptr;
+  const sigset_t* unblocked = nullptr;
+} waiting;
+
+// The next character of standard input; -1 at its end and after an interrupt. libedit's own
+// function would not notice a signal that comes just before it waits.
+int next_character(std::FILE*) {
+  std::mbstate_t state{};
+  while (true) {
+    if ((*waiting.interrupted)()) return -1;
+    pollfd input{STDIN_FILENO, POLLIN, 0};
+    if (::ppoll(&input, 1, nullptr, waiting.unblocked) < 0) {
+      if (errno == EINTR) continue;
+      return -1;
+    }
+    char byte = 0;
+    const ssize_t got = ::read(STDIN_FILENO, &byte, 1);
+    if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+    if (got <= 0) return -1;
+    constexpr auto kInvalid = static_cast<size_t>(-1), kIncomplete = static_cast<size_t>(-2);
+    wchar_t wide = 0;
+    size_t length = std::mbrtowc(&wide, &byte, 1, &state);
+    if (length == kInvalid) {  // it may begin a character where another broke off
+      state = {};
+      length = std::mbrtowc(&wide, &byte, 1, &state);
+    }
+    if (length == kInvalid) state = {};
+    if (length != kInvalid && length != kIncomplete) return static_cast<int>(wide);
+  }
+}
+
 void begin_editing(const std::filesystem::path& history) {
   // libedit reads characters by the locale; a locale of one byte per character would break UTF-8.
   if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1) {
@@ -35,6 +69,7 @@ void begin_editing(const std::filesystem::path& history) {
   rl_readline_name = "rookery";
   rl_outstream = stderr;
   rl_catch_signals = 0;  // the caller's handlers serve
+  rl_getc_function = next_character;
   rl_initialize();
   using_history();
   stifle_history(kMostHistory);
@@ -55,6 +90,15 @@ void end_editing(const std::filesystem::path& history) {
 #endif
 
 }  // namespace
+
+SignalsBlocked::SignalsBlocked() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &set, &before_);
+}
+SignalsBlocked::~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
 
 std::filesystem::path default_history() {
   const char* state = std::getenv("XDG_STATE_HOME");
@@ -86,8 +130,12 @@ LineReader::~LineReader() {
 
 LineReader::Event LineReader::read(const std::string& prompt,
                                    const std::function<bool()>& interrupted, std::string& line) {
+  // The signals can come only while ppoll waits, so that none is lost between the question and the
+  // waiting.
+  const SignalsBlocked blocked;
 #ifdef ROOKERY_LIBEDIT
   if (terminal_) {
+    waiting = {&interrupted, &blocked.before()};
     const std::unique_ptr<char, decltype(&std::free)> typed(readline(prompt.c_str()), &std::free);
     if (typed == nullptr) return interrupted() ? Event::kInterrupted : Event::kEnd;
     line = typed.get();
@@ -99,22 +147,11 @@ LineReader::Event LineReader::read(const std::string& prompt,
     std::fputs(prompt.c_str(), stderr);
     std::fflush(stderr);
   }
-  return read_plain(interrupted, line);
+  return read_plain(interrupted, blocked.before(), line);
 }
 
 LineReader::Event LineReader::read_plain(const std::function<bool()>& interrupted,
-                                         std::string& line) {
-  // The signals can come only while ppoll waits, so that none is lost between the question and the
-  // waiting.
-  sigset_t blocked, before;
-  sigemptyset(&blocked);
-  sigaddset(&blocked, SIGINT);
-  sigaddset(&blocked, SIGTERM);
-  pthread_sigmask(SIG_BLOCK, &blocked, &before);
-  const struct Unblock {
-    const sigset_t& mask;
-    ~Unblock() { pthread_sigmask(SIG_SETMASK, &mask, nullptr); }
-  } unblock{before};
+                                         const sigset_t& unblocked, std::string& line) {
   while (true) {
     const size_t end = buffer_.find('\n', searched_);
     if (end != std::string::npos || (ended_ && !buffer_.empty())) {
@@ -130,7 +167,7 @@ LineReader::Event LineReader::read_plain(const std::function<bool()>& interrupte
           kLongestLine);
     if (interrupted()) return Event::kInterrupted;
     pollfd input{STDIN_FILENO, POLLIN, 0};
-    if (::ppoll(&input, 1, nullptr, &before) < 0) {
+    if (::ppoll(&input, 1, nullptr, &unblocked) < 0) {
       check(errno == EINTR, "cannot wait for standard input ({})", std::strerror(errno));
       continue;
     }

@@ -2,11 +2,26 @@
 // program was built), elsewhere as they are.
 #pragma once
 
+#include <signal.h>
+
 #include <filesystem>
 #include <functional>
 #include <string>
 
 namespace rookery::cli {
+
+// SIGINT and SIGTERM wait while this lives, in this thread and those that it makes.
+class SignalsBlocked {
+ public:
+  SignalsBlocked();
+  ~SignalsBlocked();
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+  const sigset_t& before() const { return before_; }
+
+ private:
+  sigset_t before_;
+};
 
 class LineReader {
  public:
@@ -28,7 +43,8 @@ class LineReader {
              std::string& line);
 
  private:
-  Event read_plain(const std::function<bool()>& interrupted, std::string& line);
+  Event read_plain(const std::function<bool()>& interrupted, const sigset_t& unblocked,
+                   std::string& line);
 
   std::filesystem::path history_;
   bool terminal_ = false;

@@ -2,11 +2,14 @@
 
 #include <poll.h>
 #include <pty.h>
+#include <sys/ioctl.h>
+#include <termios.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <sstream>
+#include <thread>
 
 #include "formats/safetensors.h"
 #include "formats/state_file.h"
@@ -345,6 +348,26 @@ TEST_F(ChatPipes, InterruptEndsTheAnswerOnly) {
   EXPECT_EQ(saved.tokens, static_cast<int64_t>(tokens));
 }
 
+// A pipe that is full when the interrupt comes: nothing is lost, and nothing fails.
+TEST_F(ChatPipes, InterruptWhileNobodyReads) {
+  begin(endless_);
+  const int size = ::fcntl(out_, F_SETPIPE_SZ, 4096);
+  say("one\n");
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  int waiting = 0;
+  while (waiting < size && std::chrono::steady_clock::now() < end) {
+    ASSERT_EQ(::ioctl(out_, FIONREAD, &waiting), 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ASSERT_EQ(waiting, size);
+  ::kill(child_, SIGINT);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  ASSERT_TRUE(wait_for_words(out_, seen_, "A\n"));
+  ::close(in_);
+  in_ = -1;
+  EXPECT_EQ(wait_for(child_), 0) << read_text_file(path("stderr"));
+}
+
 TEST_F(ChatPipes, SignalsEndTheWaiting) {
   for (const int signal : {SIGINT, SIGTERM}) {
     begin({"--json", "--max-tokens", "5", "--save-state", path("b.state")});
@@ -401,8 +424,20 @@ class ChatTerminal : public Chat {
     ASSERT_TRUE(expect("/help lists the commands"));
     ASSERT_TRUE(expect("> "));
   }
-  void type(const std::string& keys) {
+  void press(const std::string& keys) {
     EXPECT_EQ(::write(terminal_, keys.data(), keys.size()), static_cast<ssize_t>(keys.size()));
+  }
+  // At the prompt: the line editor shows it first and takes the keyboard then; to the terminal's
+  // own line editing a key means something else.
+  void type(const std::string& keys) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    termios mode{};
+    mode.c_lflag = ICANON;
+    while ((mode.c_lflag & ICANON) != 0 && std::chrono::steady_clock::now() < end) {
+      ASSERT_EQ(::tcgetattr(terminal_, &mode), 0);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    press(keys);
   }
   bool expect(const std::string& words) {
     const bool found = wait_for_words(terminal_, seen_, words);
@@ -414,7 +449,9 @@ class ChatTerminal : public Chat {
   }
   int end() {
     std::string all;
+    const auto start = std::chrono::steady_clock::now();
     wait_for_words(terminal_, all, "never said");  // until it hangs up
+    if (std::chrono::steady_clock::now() - start > std::chrono::seconds(9)) ::kill(child_, SIGKILL);
     const int code = wait_for(child_);
     ::close(terminal_);
     return code;
@@ -429,7 +466,7 @@ TEST_F(ChatTerminal, LinesInterruptsAndTheEnd) {
   begin({"--max-tokens", "1000000000", "--greedy", "--logit-bias", "65=100000"});
   type("hello\n");
   ASSERT_TRUE(expect("AAAA"));
-  type("\x03");
+  press("\x03");
   ASSERT_TRUE(expect("(interrupted)"));
   ASSERT_TRUE(expect("> "));
   type("/undo\n");
@@ -444,7 +481,7 @@ TEST_F(ChatTerminal, LinesInterruptsAndTheEnd) {
   ASSERT_TRUE(expect("> "));
   type("caf\xc3\xa9 \\\nor tea\n");
   ASSERT_TRUE(expect("AAAA"));
-  type("\x03");
+  press("\x03");
   ASSERT_TRUE(expect("(interrupted)"));
   ASSERT_TRUE(expect("> "));
   type("/save " + path("a.state") + "\n");

@@ -25,9 +25,8 @@ namespace {
 
 std::atomic<int> signals_seen{0};
 
-// Under which names a tokenizer lies in a folder, the first that is there first.
-constexpr const char* kTokenizerFiles[] = {"tokenizer.json", "20B_tokenizer.json",
-                                           "rwkv_vocab_v20230424.txt"};
+// Under which names a tokenizer lies in a folder, besides rwkv_vocab_DATE.txt.
+constexpr const char* kTokenizerFiles[] = {"tokenizer.json", "20B_tokenizer.json"};
 
 extern "C" void on_signal(int signal) {
   if (signals_seen.fetch_add(1) > 0) {
@@ -151,59 +150,57 @@ std::shared_ptr<std::string> add_tokenizer(CLI::App& verb) {
 
 namespace {
 
-// The file itself, or the one in the folder.
-std::filesystem::path find_tokenizer_file(const std::string& path) {
+// The tokenizers in a folder, by the names under which they are published.
+std::vector<std::filesystem::path> tokenizers_in(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
   std::error_code ignored;
-  if (!fs::is_directory(path, ignored)) return path;
+  std::vector<fs::path> found, vocabularies;
   for (const char* name : kTokenizerFiles) {
-    if (fs::exists(fs::path(path) / name, ignored)) return fs::path(path) / name;
+    if (fs::exists(folder / name, ignored)) found.push_back(folder / name);
   }
-  std::vector<fs::path> found;
-  for (const fs::directory_entry& entry : fs::directory_iterator(path, ignored)) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("rwkv_vocab") && name.ends_with(".txt")) found.push_back(entry.path());
+    if (name.starts_with("rwkv_vocab") && name.ends_with(".txt")) {
+      vocabularies.push_back(entry.path());
+    }
   }
-  check(!found.empty(),
-        "the folder '{}' holds no tokenizer: expected tokenizer.json, 20B_tokenizer.json or "
-        "rwkv_vocab_v20230424.txt",
-        path);
-  // The names carry dates: the last is the newest.
-  return *std::max_element(found.begin(), found.end());
+  // The names carry dates: the newest first.
+  std::sort(vocabularies.rbegin(), vocabularies.rend());
+  found.insert(found.end(), vocabularies.begin(), vocabularies.end());
+  return found;
 }
 
-}  // namespace
-
-std::unique_ptr<Tokenizer> tokenizer_from(const std::string& name) {
-  return name == ByteTokenizer::kName ? parse_tokenizer(name, name)
-                                      : load_tokenizer(find_tokenizer_file(name));
-}
-
-namespace {
-
-// A tokenizer that lies beside the model; null if there is none that fits. `passed_over` says of
-// each that does not why.
-std::unique_ptr<Tokenizer> find_beside(const LoadedModel& model, std::string& passed_over) {
-  namespace fs = std::filesystem;
+// The first whose size fits a model; null if there is none. `passed_over` says of each other why.
+std::unique_ptr<Tokenizer> first_that_fits(const std::vector<std::filesystem::path>& files,
+                                           int64_t vocabulary, std::string& passed_over) {
   // A vocabulary is rounded up for the sake of products, not more.
   constexpr int64_t kMostPadding = 512;
-  const int64_t vocabulary = model.model->config().vocabulary;
-  const fs::path folder = model.file.parent_path();
-  std::vector<fs::path> candidates = {folder / (model.file.stem().string() + ".tokenizer.json")};
-  for (const char* name : kTokenizerFiles) candidates.push_back(folder / name);
-  for (const fs::path& candidate : candidates) {
+  for (const std::filesystem::path& file : files) {
     std::error_code ignored;
-    if (!fs::exists(candidate, ignored)) continue;
+    if (!std::filesystem::exists(file, ignored)) continue;
     try {
-      std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(candidate);
+      std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(file);
       const int64_t ids = tokenizer->vocab_size();
       if (ids <= vocabulary && vocabulary < ids + kMostPadding) return tokenizer;
-      passed_over += fmt::format("; '{}' has {} ids", candidate.string(), ids);
+      passed_over += fmt::format("; '{}' has {} ids", file.string(), ids);
     } catch (const Error& error) {
       passed_over += fmt::format("; {}", error.what());
     }
   }
   return nullptr;
+}
+
+std::unique_ptr<Tokenizer> named_tokenizer(const std::string& name, int64_t vocabulary) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(name, ignored)) return tokenizer_from(name);
+  std::string passed_over;
+  std::unique_ptr<Tokenizer> tokenizer =
+      first_that_fits(tokenizers_in(name), vocabulary, passed_over);
+  check(tokenizer != nullptr,
+        "the folder '{}' holds no tokenizer for a model of {} ids: expected tokenizer.json, "
+        "20B_tokenizer.json or rwkv_vocab_v20230424.txt{}",
+        name, vocabulary, passed_over);
+  return tokenizer;
 }
 
 std::unique_ptr<Tokenizer> find_any(const LoadedModel& model, const std::string& flag,
@@ -213,14 +210,18 @@ std::unique_ptr<Tokenizer> find_any(const LoadedModel& model, const std::string&
   std::unique_ptr<Tokenizer> tokenizer;
   std::string source = flag;
   if (!flag.empty()) {
-    tokenizer = tokenizer_from(flag);
+    tokenizer = named_tokenizer(flag, vocabulary);
   } else if (own != model.metadata.end()) {
     source = fmt::format("the tokenizer in {}", model.file.string());
     tokenizer = parse_tokenizer(own->second, source);
   } else if (vocabulary == 256) {  // no other tokenizer has so few ids
     tokenizer = std::make_unique<ByteTokenizer>();
   } else {
-    tokenizer = find_beside(model, passed_over);
+    const std::filesystem::path folder = model.file.parent_path();
+    std::vector<std::filesystem::path> files =
+        tokenizers_in(folder.empty() ? std::filesystem::path(".") : folder);
+    files.insert(files.begin(), folder / (model.file.stem().string() + ".tokenizer.json"));
+    tokenizer = first_that_fits(files, vocabulary, passed_over);
   }
   if (tokenizer == nullptr) return nullptr;
   check(
@@ -247,6 +248,21 @@ std::string expected_tokenizer(int64_t vocabulary) {
 }
 
 }  // namespace
+
+std::unique_ptr<Tokenizer> tokenizer_from(const std::string& name) {
+  if (name == ByteTokenizer::kName) return parse_tokenizer(name, name);
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(name, ignored)) return load_tokenizer(name);
+  const std::vector<std::filesystem::path> files = tokenizers_in(name);
+  check(!files.empty(),
+        "the folder '{}' holds no tokenizer: expected tokenizer.json, 20B_tokenizer.json or "
+        "rwkv_vocab_v20230424.txt",
+        name);
+  check(files.size() == 1,
+        "the folder '{}' holds several tokenizers, such as '{}' and '{}': name one", name,
+        files[0].filename().string(), files.back().filename().string());
+  return load_tokenizer(files[0]);
+}
 
 std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model, const std::string& flag) {
   std::string passed_over;

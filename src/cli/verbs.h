@@ -62,14 +62,16 @@ LoadedModel load_model(const std::string& path, MatrixType type);
 // --tokenizer: a vocabulary file, a folder that holds one, or "bytes". Empty if it was not given.
 std::shared_ptr<std::string> add_tokenizer(CLI::App& verb);
 
-// The tokenizer that such a flag names. Throws Error if there is none or it cannot be read.
+// The tokenizer that such a flag names, without a model. Throws Error if there is none, it cannot
+// be read, or a folder holds several.
 std::unique_ptr<Tokenizer> tokenizer_from(const std::string& name);
 
 // A model's tokenizer: the one that the flag names; else the one that the model file carries; else,
 // with 256 ids, bytes; else one beside the model file whose size fits: MODEL.tokenizer.json,
-// tokenizer.json, 20B_tokenizer.json or rwkv_vocab_v20230424.txt. Null if there is none. It has all
-// the model's ids: those that are padding stand for no bytes. Throws Error if it has more ids than
-// the model, or if what the flag names or the model carries cannot be read.
+// tokenizer.json, 20B_tokenizer.json or rwkv_vocab_DATE.txt. In a folder that the flag names, too,
+// the one that fits is taken. Null if there is none. It has all the model's ids: those that are
+// padding stand for no bytes. Throws Error if it has more ids than the model, or if what the flag
+// names or the model carries cannot be read.
 std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model, const std::string& flag);
 // The same, but throws Error, with which is expected and where to get it, if there is none.
 std::unique_ptr<Tokenizer> require_tokenizer(const LoadedModel& model, const std::string& flag);

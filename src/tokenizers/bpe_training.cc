@@ -326,6 +326,8 @@ TrainedBpe train_bpe(std::span<const std::filesystem::path> files,
   }
   Counter counter(options, total);
   for (const std::filesystem::path& file : files) counter.read(file);
+  check(!options.progress || options.progress("reading", total, total),
+        "stopped while reading: there is no tokenizer yet");
   check(!counter.counts().empty(), "the files hold no text: expected some words of UTF-8");
 
   Merger merger(counter.counts());

@@ -160,7 +160,7 @@ TEST_F(Prepare, RefusesWhatCannotBe) {
   EXPECT_NE(refusal({file("a.bin", "x")}, bytes).find("prepared already"), std::string::npos);
   EXPECT_NE(refusal({file("a.jsonl", "{\"text\": \"" + std::string(kLongestLine, 'x') + "\"}")},
                     bytes, {.skip_invalid = true})
-                .find("line 1"),
+                .find("a.jsonl:1: the line"),
             std::string::npos);
   // A tokenizer that lets text end a document.
   class Wrong final : public Tokenizer {

@@ -129,8 +129,8 @@ bool Lines::next(std::string& line) {
     const bool whole = end != std::string::npos;
     const int64_t length = static_cast<int64_t>(whole ? end : buffer_.size()) - begin_;
     check(length <= longest_,
-          "line {} of '{}' has more than {} bytes: split it into several documents", number_ + 1,
-          reader_.path().string(), longest_);
+          "{}:{}: the line has more than {} bytes: expected one object per line; split it",
+          reader_.path().string(), number_ + 1, longest_);
     if (whole || (at_end_ && length > 0)) {
       line.assign(buffer_, static_cast<size_t>(begin_), static_cast<size_t>(length));
       begin_ += length + (whole ? 1 : 0);

@@ -42,9 +42,9 @@ TEST(Documents, MarksEndThem) {
       {"one\n<|endoftext|>\ntwo\n<|endoftext|>", {"one\n", "two\n"}},
       {"one\n<|endoftext|>\ntwo\n<|endoftext|>\n", {"one\n", "two\n"}},
       {"no <|endoftext|> here\n", {"no <|endoftext|> here\n"}},
-      {"<|endoftext|>\nx <|endoftext|>\n<|endoftext|>\nz", {"", "x <|endoftext|>\n", "z"}},
+      {"<|endoftext|>\nx <|endoftext|>\n<|endoftext|>\nz", {"x <|endoftext|>\n", "z"}},
       {"<|endoftext|>x\n<|endoftext|>", {"<|endoftext|>x\n"}},
-      {"<|endoftext|>\n<|endoftext|>\n", {"", ""}},
+      {"<|endoftext|>\n<|endoftext|>\n", {}},
   };
   for (const auto& [text, expected] : cases) {
     EXPECT_EQ(documents(save(folder, "a.txt", text)), expected) << text;
@@ -71,24 +71,6 @@ TEST(Documents, PiecesOfAnySizePutTogetherAreTheText) {
     EXPECT_EQ(documents(path, bytes, &longest), expected) << bytes;
     EXPECT_LE(static_cast<int64_t>(longest), 2 * bytes);
   }
-}
-
-TEST(Documents, AreCutBeforeLinesAndNotInCharacters) {
-  const TemporaryFolder folder;
-  const auto first_piece = [&](const std::string& text) {
-    DocumentReader reader(save(folder, "a.txt", text), 40);
-    DocumentPiece piece;
-    EXPECT_TRUE(reader.next(piece));
-    EXPECT_FALSE(piece.ends);
-    return std::string(piece.text);
-  };
-  const std::string more(50, 'y');
-  EXPECT_EQ(first_piece("one line\n\n  two lines\nthree" + more), "one line\n\n  two lines\n");
-  EXPECT_EQ(first_piece("words and words" + more), "words and");
-  std::string accents;
-  while (accents.size() < 60) accents += "\xc3\xa9";
-  EXPECT_EQ(first_piece("x" + accents).size() % 2, 1u);
-  EXPECT_EQ(first_piece(std::string(80, '\x80')).size(), 40u);  // no character at all
 }
 
 TEST(Documents, JsonLines) {

@@ -5,7 +5,7 @@
 #include <set>
 #include <utility>
 
-#include "formats/json_text.h"
+#include "core/json.h"
 
 namespace rookery {
 namespace {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/hash.h"
+#include "core/json.h"
 #include "formats/safetensors.h"
 
 namespace rookery {
@@ -68,15 +69,6 @@ json to_json(const SavedState& state) {
                    {"messages", std::move(messages)}};
   }
   return all;
-}
-
-// The pairs of the sampler's penalties are the deepest there is.
-json parse_shallow(const std::string& text) {
-  constexpr int kDeepest = 5;
-  return json::parse(text, [](int depth, json::parse_event_t, json&) {
-    check(depth <= kDeepest, "its description is nested too deeply");
-    return true;
-  });
 }
 
 // A number without a fraction: the library would cut one off, or overflow.
@@ -157,13 +149,23 @@ void write_state_file(const std::filesystem::path& path, const SavedState& state
 }
 
 SavedState read_state_file(const std::filesystem::path& path) {
-  const TensorSource source = open_checkpoint(path);
+  TensorSource source = open_checkpoint(path);
   const auto about = source.metadata.find(kKey), checksum = source.metadata.find(kChecksum);
   check(about != source.metadata.end(),
         "'{}' is no saved state: expected a file that generate or chat wrote with --save-state",
         path.string());
   const std::string damaged =
       fmt::format("'{}' is damaged, make it again or copy it again: ", path.string());
+  std::vector<std::vector<float>> values;  // of the tensors, which may not be aligned in the file
+  TensorReader reader;
+  for (StoredTensor& tensor : source.tensors) {
+    check(tensor.dtype == DType::kF32 && tensor.shape.rank() == 1,
+          "{}{} is {} of type {}, expected a vector of f32", damaged, tensor.name,
+          tensor.shape.to_string(), name_of(tensor.dtype));
+    const auto* numbers = static_cast<const float*>(reader.read(tensor));
+    values.emplace_back(numbers, numbers + tensor.shape.count());
+    tensor.data = values.back().data();
+  }
   const auto told = [&](const auto& read) {
     try {
       return read();
@@ -173,7 +175,10 @@ SavedState read_state_file(const std::filesystem::path& path) {
       fail("{}{}", damaged, problem.what());
     }
   };
-  const json all = told([&] { return parse_shallow(about->second); });
+  // The pairs of the sampler's penalties are the deepest there is.
+  constexpr int kDeepest = 5;
+  const json all =
+      told([&] { return parse_json_text(about->second, kDeepest, "its description"); });
   // Before the checksum: another version may compute another one.
   const int64_t version = told([&] { return whole<int64_t>(all.at("version")); });
   check(version == kVersion,
@@ -184,17 +189,13 @@ SavedState read_state_file(const std::filesystem::path& path) {
             checksum->second == checksum_of(about->second, source.tensors),
         "{}its checksum is wrong", damaged);
   SavedState state = told([&] { return from_json(all); });
-  for (const StoredTensor& tensor : source.tensors) {
-    check(tensor.dtype == DType::kF32 && tensor.shape.rank() == 1,
-          "{}{} is {} of type {}, expected a vector of f32", damaged, tensor.name,
-          tensor.shape.to_string(), name_of(tensor.dtype));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const StoredTensor& tensor = source.tensors[i];
     check_finite(tensor, path.string());
-    const auto* values = static_cast<const float*>(tensor.data);
-    std::vector<float> copy(values, values + tensor.shape.count());
     if (tensor.name == kLogits) {
-      state.logits = std::move(copy);
+      state.logits = std::move(values[i]);
     } else {
-      state.items.push_back({tensor.name, std::move(copy)});
+      state.items.push_back({tensor.name, std::move(values[i])});
     }
   }
   return state;

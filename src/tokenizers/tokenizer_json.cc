@@ -7,9 +7,9 @@
 #include <unordered_set>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "tokenizers/byte_trie.h"
 #include "tokenizers/gpt2_split.h"
-#include "tokenizers/strict_json.h"
 #include "tokenizers/unicode.h"
 
 namespace rookery {
@@ -358,7 +358,7 @@ class Reader {
 }  // namespace
 
 TokenizerJson read_tokenizer_json(std::string_view text, std::string_view source) {
-  return Reader(source).read(parse_strict_json(text, source));
+  return Reader(source).read(parse_json_text(text, kDeepestJson, fmt::format("'{}'", source)));
 }
 
 }  // namespace rookery

@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "core/error.h"
-#include "tokenizers/strict_json.h"
+#include "core/json.h"
 #include "tokenizers/unicode.h"
 
 namespace rookery {
@@ -128,7 +128,7 @@ std::vector<Token> read_lines(std::string_view text, std::string_view source) {
 }
 
 std::vector<Token> read_json(std::string_view text, std::string_view source) {
-  const nlohmann::json json = parse_strict_json(text, source);
+  const nlohmann::json json = parse_json_text(text, kDeepestJson, fmt::format("'{}'", source));
   check(json.is_object(), "'{}' is JSON, but no object of ids and strings", source);
   std::vector<Token> tokens;
   for (const auto& [key, value] : json.items()) {

@@ -96,7 +96,7 @@ TEST_F(Eval, HostileFiles) {
           "e.jsonl:1: the text has byte 0");
   refused("perplexity", "f.txt", "", "no text to predict");
   refused("perplexity", "g.txt", "<|endoftext|>\n<|endoftext|>\n", "no text to predict");
-  refused("perplexity", "h.txt", std::string("a\0b", 3), "h.txt: the text has byte 0");
+  refused("perplexity", "h.txt", std::string("a\0b", 3), "h.txt' holds a byte 0");
   refused("perplexity", "i.jsonl", "{\"text\": \"a\"}\n{\"text\": 5}\n", "i.jsonl:2: \"text\" is");
   expect_refused({"eval", "perplexity", model, "--data", path("absent")}, 1, "absent");
   expect_refused({"eval", "choices", model, "--data", folder_.string()}, 1, "is a folder");

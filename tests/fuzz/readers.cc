@@ -159,7 +159,8 @@ std::vector<std::string_view> lines_of(std::span<const std::byte> bytes) {
 
 // Texts and conversations to train on.
 void read_documents(std::span<const std::byte> bytes) {
-  for (const std::string_view line : lines_of(bytes)) parse_json_line(line, ChatTemplate::kWorld);
+  for (const std::string_view line : lines_of(bytes))
+    parse_json_line(line, ConversationForm::kWorld);
 }
 
 // Items to evaluate on.

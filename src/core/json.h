@@ -1,4 +1,4 @@
-// JSON from files of others: headers, configurations, indexes.
+// JSON from files of others: headers, configurations, indexes, tokenizers.
 #pragma once
 
 #include <filesystem>
@@ -7,6 +7,9 @@
 #include <string_view>
 
 namespace rookery {
+
+// What has no reason to be nested deeply is not deeper than this.
+inline constexpr int kDeepestJson = 16;
 
 // Throws Error, beginning with `what` ("the header of 'x'"), for text that is no JSON, is nested
 // deeper than `deepest` containers in the outermost one, or has a key twice in one object.

@@ -1,4 +1,4 @@
-#include "formats/json_text.h"
+#include "core/json.h"
 
 #include <set>
 #include <vector>
@@ -32,13 +32,12 @@ json parse_json_text(std::string_view text, int deepest, const std::string& what
 
 json read_json_file(const std::filesystem::path& path) {
   constexpr int64_t kLongest = int64_t{16} << 20;
-  constexpr int kDeepest = 16;
   const MappedFile file(path);
   check(file.size() <= kLongest, "'{}' has {} bytes, expected at most {}: is it the right file?",
         path.string(), file.size(), kLongest);
   json object =
       parse_json_text({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()},
-                      kDeepest, fmt::format("'{}'", path.string()));
+                      kDeepestJson, fmt::format("'{}'", path.string()));
   check(object.is_object(), "'{}' is no JSON object: the file is damaged", path.string());
   return object;
 }

@@ -95,9 +95,10 @@ ByteTrie::ByteTrie(std::vector<Entry> entries) {
           kLargestId);
     check(!entry.bytes.empty() && static_cast<int64_t>(entry.bytes.size()) <= kLongestEntry,
           "token {} has {} bytes: expected 1 to {}", entry.id, entry.bytes.size(), kLongestEntry);
-    check(i == 0 || entries[i - 1].bytes != entry.bytes,
-          "tokens {} and {} have the same bytes: expected each string once",
-          std::min(entries[i - 1].id, entry.id), std::max(entries[i - 1].id, entry.id));
+    if (i > 0 && entries[i - 1].bytes == entry.bytes) {
+      fail("tokens {} and {} have the same bytes: expected each string once",
+           std::min(entries[i - 1].id, entry.id), std::max(entries[i - 1].id, entry.id));
+    }
   }
 
   Places places;

@@ -54,7 +54,7 @@ std::unique_ptr<Tokenizer> parse_tokenizer(std::string_view definition, std::str
     // World's JSON twin has ids as its keys, and so an id as its first.
     const size_t key = text.find_first_not_of(" \t\r\n", 1);
     const bool is_world =
-        key + 1 < text.size() && text[key] == '"' && text[key + 1] >= '0' && text[key + 1] <= '9';
+        key < text.size() - 1 && text[key] == '"' && text[key + 1] >= '0' && text[key + 1] <= '9';
     if (is_world) return std::make_unique<WorldTokenizer>(std::string(text), source);
     return std::make_unique<BpeTokenizer>(std::string(text), source);
   }

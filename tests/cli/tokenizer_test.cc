@@ -1,4 +1,6 @@
 // `rookery tokenizer`, and how the other verbs find a model's tokenizer.
+#include "formats/safetensors.h"
+#include "formats/tensor_source.h"
 #include "program_test.h"
 #include "tokenizers/files_for_tests.h"
 
@@ -86,6 +88,29 @@ TEST_F(TokenizerCli, AModelFindsTheTokenizerBesideIt) {
   put("folder/rwkv_vocab_v20230424.txt", small_world());
   EXPECT_EQ(run({"generate", model, "-p", "x", "-n", "1", "--tokenizer", path("folder")}).code, 0);
   expect_refused({"tokenizer", "encode", path("folder"), "-p", "x"}, 1, "several");
+}
+
+TEST_F(TokenizerCli, AModelCarriesItsTokenizer) {
+  const std::string plain = make_model("plain.safetensors", {"--vocab", "300"});
+  const auto with_tokenizer = [&](const std::string& name, const std::string& definition) {
+    const TensorSource source = open_checkpoint(plain);
+    std::map<std::string, std::string> metadata = source.metadata;
+    metadata["tokenizer"] = definition;
+    write_safetensors(path(name), source.tensors, metadata);
+    return path(name);
+  };
+  put("tokenizer.json", small_bpe().dump());
+  const std::string model = with_tokenizer("world.safetensors", small_world());
+  EXPECT_EQ(json_of({"info", model, "--json"})["tokenizer"], "world");
+  EXPECT_EQ(run({"tokenizer", "encode", model, "-p", "the"}).out, "258\n");
+  EXPECT_EQ(run({"generate", model, "-p", "the", "-n", "2"}).code, 0);
+  // What it carries goes before what lies beside it, also when it is bad.
+  expect_refused({"generate", with_tokenizer("bad.safetensors", "nonsense"), "-p", "x"}, 1,
+                 "the tokenizer in ");
+  nlohmann::json large = small_bpe();
+  large["model"]["vocab"]["zz"] = 400;
+  expect_refused({"generate", with_tokenizer("large.safetensors", large.dump()), "-p", "x"}, 1,
+                 "has 401 ids, the model 300");
 }
 
 TEST_F(TokenizerCli, MessagesNameTheTokenizer) {

@@ -41,8 +41,8 @@ struct AdamWForward {
     visitor.output("low", low);
   }
   double terms() const { return 4; }
-  // The parameter's own rounding error is small against that of the change, of the size of the rate: the
-  // second moment of a tiny gradient is a denormal number, which has few digits.
+  // The parameter's own rounding error is small against that of the change, of the size of the
+  // rate: the second moment of a tiny gradient is a denormal number, which has few digits.
   double magnitude(std::string_view name) const {
     return name == "parameter" || name == "low" ? step->learning_rate * rate_multiplier : 0;
   }

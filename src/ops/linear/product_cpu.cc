@@ -344,8 +344,9 @@ void few_rows_products(std::span<const FewRows> products, Context& ctx) {
 
 int64_t product_scratch_bytes(int threads) {
 #ifdef ROOKERY_ONEDNN
-  // oneDNN packs its operands into memory of the C library's, which stays there between products: 12 MiB of
-  // the main thread and 19 of the other were measured while training at widths 256 and 768.
+  // oneDNN packs its operands into memory of the C library's, which stays there between products:
+  // 12 MiB of the main thread and 19 of the other were measured while training at widths 256 and
+  // 768.
   constexpr int64_t kPerThread = int64_t{15} << 20;
 #else
   constexpr int64_t kPerThread = int64_t{640} << 10;

@@ -29,7 +29,7 @@ constexpr struct {
     {"tokenizers", "core"},
     {"distributed", "core"},
     {"text", "tokenizers core"},
-    {"data", "tokenizers formats core"},
+    {"data", "text tokenizers formats core"},
     {"inference", "models ops core"},
     {"training", "models ops data distributed formats inference core"},
     {"evaluation", "inference models ops data text tokenizers formats core"},

@@ -95,7 +95,7 @@ int prepare_data(const PrepareFlags& flags) {
   };
   const std::optional<PrepareResult> result =
       prepare(inputs, name, *tokenizer,
-              {.form = parse_conversation_form(flags.form),
+              {.chat = chat_template(flags.form),
                .masked = !flags.no_mask,
                .skip_invalid = flags.skip_invalid},
               pool, [&](const PrepareProgress& done) {

@@ -12,7 +12,7 @@ namespace rookery {
 namespace {
 
 // Learned text in brackets; "|" if the end of the document is learned.
-std::string rendered(std::string_view line, ConversationForm form = ConversationForm::kWorld) {
+std::string rendered(std::string_view line, const ChatTemplate& form = chat_template("world")) {
   const LineDocument document = parse_json_line(line, form);
   std::string text;
   for (const TextPiece& piece : document.pieces) {
@@ -23,7 +23,7 @@ std::string rendered(std::string_view line, ConversationForm form = Conversation
 
 std::string refusal(std::string_view line) {
   try {
-    parse_json_line(line, ConversationForm::kWorld);
+    parse_json_line(line, chat_template("world"));
   } catch (const Error& error) {
     return error.what();
   }
@@ -32,7 +32,7 @@ std::string refusal(std::string_view line) {
 
 TEST(JsonLine, TextIsTakenAsItIs) {
   EXPECT_EQ(rendered(R"({"text": " two\r\n\n\nlines ", "id": 7})"), "[ two\r\n\n\nlines ]|");
-  EXPECT_TRUE(parse_json_line(R"({"text": ""})", ConversationForm::kWorld).pieces.empty());
+  EXPECT_TRUE(parse_json_line(R"({"text": ""})", chat_template("world")).pieces.empty());
 }
 
 TEST(JsonLine, ConversationsAreRenderedAndMasked) {
@@ -45,10 +45,10 @@ TEST(JsonLine, ConversationsAreRenderedAndMasked) {
       R"({"role": "user", "content": "e"}, {"role": "assistant", "content": "f"}]})";
   EXPECT_EQ(rendered(turns),
             "System: Be brief.\n\nUser: a\nb\n\nAssistant:[ c\nd\n\n]User: e\n\nAssistant:[ f]|");
-  EXPECT_EQ(rendered(turns, ConversationForm::kRaven),
+  EXPECT_EQ(rendered(turns, chat_template("raven")),
             "Be brief.\n\nBob: a\nb\n\nAlice:[ c\nd][\n][\n]Bob: e\n\nAlice:[ f]|");
   // Each line end of a blank line is a piece.
-  EXPECT_EQ(parse_json_line(turns, ConversationForm::kRaven).pieces.size(), 7u + 4 + 3 + 1);
+  EXPECT_EQ(parse_json_line(turns, chat_template("raven")).pieces.size(), 7u + 4 + 3 + 1);
   EXPECT_EQ(rendered(R"({"conversations": [{"from": "human", "value": "2+2?"},)"
                      R"({"from": "gpt", "value": "4"}, {"from": "human", "value": "3+3?"}]})"),
             "User: 2+2?\n\nAssistant:[ 4\n\n]User: 3+3?");
@@ -131,7 +131,7 @@ TEST(JsonLine, SurvivesMutations) {
       }
     }
     try {
-      const LineDocument document = parse_json_line(changed, ConversationForm::kWorld);
+      const LineDocument document = parse_json_line(changed, chat_template("world"));
       EXPECT_FALSE(document.pieces.empty());
       ++good;
     } catch (const Error& error) {

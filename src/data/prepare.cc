@@ -159,7 +159,7 @@ class Preparation {
         out.runs.push_back({static_cast<int64_t>(out.ids.size() - ids), true, item.ends});
         return;
       }
-      const LineDocument document = parse_json_line(item.text, options_.form);
+      const LineDocument document = parse_json_line(item.text, options_.chat);
       for (const TextPiece& piece : document.pieces) {
         const size_t before = out.ids.size();
         encode_piece(piece.text, out);

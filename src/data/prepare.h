@@ -18,8 +18,8 @@
 namespace rookery {
 
 struct PrepareOptions {
-  ConversationForm form = ConversationForm::kWorld;
-  bool masked = true;         // false: of a conversation everything is learned
+  ChatTemplate chat = chat_template("world");  // of conversations
+  bool masked = true;                          // false: of a conversation everything is learned
   bool skip_invalid = false;  // leave out lines that cannot be used, and count them
 };
 

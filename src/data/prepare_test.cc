@@ -90,7 +90,7 @@ TEST_F(Prepare, WithoutAMaskEverythingIsLearned) {
   const ByteTokenizer tokenizer;
   EXPECT_FALSE(make({file("a.jsonl", kChat)}, tokenizer, {.masked = false}).has_mask);
   EXPECT_EQ(text_of(tokenizer), "User: hi you\n\nAssistant: go on|");
-  make({file("a.jsonl", kChat)}, tokenizer, {.form = ConversationForm::kRaven});
+  make({file("a.jsonl", kChat)}, tokenizer, {.chat = chat_template("raven")});
   EXPECT_EQ(text_of(tokenizer), "(Bob: hi you\n\nAlice:) go on|");
   EXPECT_FALSE(make({file("a.txt", "x")}, tokenizer).has_mask);
 }

@@ -5,17 +5,12 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/hash.h"
 #include "core/random.h"
 #include "ops/linear/product_cpu.h"
 
 namespace rookery {
 namespace {
-
-uint64_t hash_of(std::string_view text) {  // FNV-1a
-  uint64_t hash = 14695981039346656037ull;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-  return hash;
-}
 
 void fill_normal(const Random& random, double deviation, const TensorView& value,
                  ThreadPool& pool) {
@@ -103,7 +98,7 @@ void initialise(const ParameterSpec& spec, const ModelConfig& config, const Init
   check(std::find(std::begin(kInitSchemes), std::end(kInitSchemes), options.scheme) !=
             std::end(kInitSchemes),
         "unknown initialisation '{}': expected released, paper or random", options.scheme);
-  const Random random(options.seed, hash_of(spec.name));
+  const Random random(options.seed, hash_bytes(spec.name));
   const int64_t count = value.count(), layer = layer_of(spec.name);
   float* p = value.as<float>();
   if (options.scheme == "random") {

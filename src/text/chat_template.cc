@@ -97,20 +97,26 @@ std::vector<std::string> chat_stops(const ChatTemplate& chat) {
   return {std::string(kTurnEnd), fmt::format("\n{}:", chat.user)};
 }
 
-void encode_chat(const ChatTemplate& chat, const Tokenizer& tokenizer, std::string_view text,
-                 std::vector<int32_t>& ids) {
-  const auto encode = [&](std::string_view part) {
-    if (!part.empty()) tokenizer.encode_to(part, ids);
+std::vector<std::string_view> parts_of(const ChatTemplate& chat, std::string_view text) {
+  std::vector<std::string_view> parts;
+  const auto add = [&](std::string_view part) {
+    if (!part.empty()) parts.push_back(part);
   };
   while (chat.lines_apart) {
     const size_t blank = text.find(kTurnEnd);
     if (blank == std::string_view::npos) break;
-    encode(text.substr(0, blank));
-    encode("\n");
-    encode("\n");
+    add(text.substr(0, blank));
+    add(text.substr(blank, 1));
+    add(text.substr(blank + 1, 1));
     text.remove_prefix(blank + kTurnEnd.size());
   }
-  encode(text);
+  add(text);
+  return parts;
+}
+
+void encode_chat(const ChatTemplate& chat, const Tokenizer& tokenizer, std::string_view text,
+                 std::vector<int32_t>& ids) {
+  for (const std::string_view part : parts_of(chat, text)) tokenizer.encode_to(part, ids);
 }
 
 ChatAnswer split_answer(std::string_view answer) {

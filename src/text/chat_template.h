@@ -70,7 +70,11 @@ inline constexpr std::string_view kTurnEnd = "\n\n";
 // Byte strings, found across tokens (StopMatcher); token 0 ends an answer besides.
 std::vector<std::string> chat_stops(const ChatTemplate& chat);
 
-// Appends the ids of a part of the text, `lines_apart` obeyed.
+// What of a text is encoded by itself, in order: all at once, or with `lines_apart` each line break
+// of a blank line. The views point into `text`.
+std::vector<std::string_view> parts_of(const ChatTemplate& chat, std::string_view text);
+
+// Appends the ids of the parts of a text.
 void encode_chat(const ChatTemplate& chat, const Tokenizer& tokenizer, std::string_view text,
                  std::vector<int32_t>& ids);
 

@@ -228,13 +228,4 @@ std::string_view BpeTokenizer::bytes_of(int32_t id) const {
   return std::string_view(bytes_).substr(offsets_[id], offsets_[id + 1] - offsets_[id]);
 }
 
-std::vector<int32_t> encode_chat(const Tokenizer& tokenizer, std::string_view text) {
-  std::vector<int32_t> ids = tokenizer.encode(text);
-  if (tokenizer.name() != BpeTokenizer::kName || ids.empty()) return ids;
-  if (tokenizer.bytes_of(ids.back()) != "\n\n") return ids;
-  ids.pop_back();
-  for (int line = 0; line < 2; ++line) tokenizer.encode_to("\n", ids);
-  return ids;
-}
-
 }  // namespace rookery

@@ -78,9 +78,4 @@ class BpeTokenizer final : public Tokenizer {
   uint32_t serial_;  // whose pieces are remembered
 };
 
-// The ids of a text after which a chat model is to speak. Models of the Pile's tokenizer saw chats
-// whose turns end with two tokens "\n", where encode() ends a text with one token "\n\n": that last
-// one becomes two. Other tokenizers: encode().
-std::vector<int32_t> encode_chat(const Tokenizer& tokenizer, std::string_view text);
-
 }  // namespace rookery

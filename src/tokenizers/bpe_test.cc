@@ -375,18 +375,6 @@ TEST_F(NeoX, GoldenIds) {
   }
 }
 
-TEST_F(NeoX, ChatsSawTwoLineEnds) {
-  EXPECT_EQ(encode_chat(*tokenizer_, "\n\n"), (Ids{187, 187}));
-  Ids ids = tokenizer_->encode("Bob: hi\n\n");
-  ASSERT_EQ(ids.back(), 535);
-  ids.back() = 187;
-  ids.push_back(187);
-  EXPECT_EQ(encode_chat(*tokenizer_, "Bob: hi\n\n"), ids);
-  const std::string open = "Bob: hi\n\nAlice:";
-  EXPECT_EQ(encode_chat(*tokenizer_, open), tokenizer_->encode(open));
-  EXPECT_EQ(encode_chat(*tokenizer_, ""), Ids{});
-}
-
 TEST_F(NeoX, EveryTokenIsItself) {
   const BpeTokenizer& bpe = dynamic_cast<const BpeTokenizer&>(*tokenizer_);
   EXPECT_EQ(bpe.merges(), 50009);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/hash.h"
 #include "formats/safetensors.h"
 
 namespace rookery {
@@ -138,9 +139,7 @@ uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& optio
                               {"vocabulary", config.vocabulary},
                               {"norm_epsilon", config.norm_epsilon},
                               {"options", to_json(options)}};
-  uint64_t hash = 14695981039346656037ull;
-  for (const char c : all.dump()) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-  return hash;
+  return hash_bytes(all.dump());
 }
 
 std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64_t step) {

@@ -159,8 +159,7 @@ std::vector<std::string_view> lines_of(std::span<const std::byte> bytes) {
 
 // Texts and conversations to train on.
 void read_documents(std::span<const std::byte> bytes) {
-  for (const std::string_view line : lines_of(bytes))
-    parse_json_line(line, ConversationForm::kWorld);
+  for (const std::string_view line : lines_of(bytes)) parse_json_line(line, chat_template("world"));
 }
 
 // Items to evaluate on.

@@ -218,7 +218,7 @@ TEST_F(Chat, SavedConversationsGoOn) {
   ASSERT_TRUE(saved.chat);
   ASSERT_EQ(saved.chat->messages.size(), 2u);
   EXPECT_EQ(saved.chat->messages[0].text, "one");
-  EXPECT_EQ(saved.chat->messages[1].text, whole[0].at("text"));
+  EXPECT_EQ(saved.chat->messages[1].text, whole[0].at("text").get<std::string>());
   EXPECT_EQ(saved.tokens, whole[0].at("position"));
   expect_refused({"chat", model_, "--load-state", state, "--template", "raven"}, 1,
                  "leave out --template");

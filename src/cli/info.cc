@@ -209,7 +209,7 @@ int info(const InfoOptions& options) {
     if (options.model.empty()) {
       wrong_usage("expected a model file or folder, or sizes: --shape 4:12:768:50277");
     }
-    const LoadedModel loaded = load_model(options.model, MatrixType::kAsStored);
+    const LoadedModel loaded = look_at_model(options.model);
     const TensorSource source = open_checkpoint(loaded.file);
     std::map<std::string, int64_t> stored;
     for (const Parameter& parameter : loaded.model->parameters()) {
@@ -221,7 +221,13 @@ int info(const InfoOptions& options) {
               {"file_bytes", source.file_bytes()},
               {"stored", stored}};
     result.update(describe(*loaded.model));
-    if (const auto tokenizer = find_tokenizer(loaded, "")) result["tokenizer"] = tokenizer->name();
+    try {
+      if (const auto tokenizer = find_tokenizer(loaded, "")) {
+        result["tokenizer"] = tokenizer->name();
+      }
+    } catch (const Error& error) {  // the rest is worth knowing all the same
+      result["tokenizer"] = fmt::format("unusable: {}", error.what());
+    }
     const Json made = origin(loaded.metadata);
     if (!made.empty()) result[made.contains("step") ? "training" : "initialisation"] = made;
     if (options.tensors) result["tensors"] = tensor_list(*loaded.model, &source);

@@ -53,7 +53,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const std::string& name) {
     }
   }
   if (looks_like_a_tokenizer(file)) return load_tokenizer(file);
-  const LoadedModel model = load_model(file.string(), MatrixType::kAsStored);
+  const LoadedModel model = look_at_model(file.string());
   return require_tokenizer(model, "");
 }
 

@@ -304,7 +304,7 @@ int train_anew(TrainFlags& flags) {
   ThreadPool pool(resolve_threads(*flags.threads));
 
   std::optional<LoadedModel> loaded;
-  if (!flags.model.empty()) loaded = load_model(flags.model, MatrixType::kF32);
+  if (!flags.model.empty()) loaded = look_at_model(flags.model);
   std::unique_ptr<Tokenizer> tokenizer = choose_tokenizer(flags.data, loaded ? &*loaded : nullptr);
   const int64_t vocabulary =
       loaded ? loaded->model->config().vocabulary : choose_vocabulary(flags.data, tokenizer.get());
@@ -325,7 +325,6 @@ int train_anew(TrainFlags& flags) {
     const ModelConfig config =
         loaded ? loaded->model->config()
                : make_config(flags.generation, flags.layers, flags.width, vocabulary);
-    loaded.reset();  // a run holds it once, and the plan counts it
     dry_run(flags, config, options, flags.steps, pool);
     return 0;
   }
@@ -341,8 +340,7 @@ int train_anew(TrainFlags& flags) {
     flags.steps = options.schedule.total_steps = steps_in(flags, *run.data, vocabulary, pool);
     options.schedule.warmup_steps = std::min(warmup, flags.steps / 10);
   }
-  Model model = loaded ? std::move(*loaded->model) : make_model(flags, vocabulary, pool);
-  loaded.reset();
+  Model model = make_model(flags, vocabulary, pool);
   run.trainer = std::make_unique<Trainer>(std::move(model), options, pool);
   const Tokenizer* known = run.data->tokenizer();
   run.state = {.options = options,

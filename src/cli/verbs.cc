@@ -124,20 +124,34 @@ std::filesystem::path find_model_file(const std::string& path) {
   return only_model_file(path);
 }
 
-LoadedModel load_model(const std::string& path, MatrixType type) {
+namespace {
+
+// `make` turns the tensors and the epsilon of the norms into a model.
+LoadedModel open_model(
+    const std::string& path,
+    const std::function<Model(std::span<const NamedTensor> tensors, float epsilon)>& make) {
   LoadedModel loaded;
   loaded.file = find_model_file(path);
   try {
     const TensorSource source = open_checkpoint(loaded.file);
     loaded.format = source.format;
     loaded.metadata = source.metadata;
-    loaded.model = std::make_unique<Model>(
-        Model::from_tensors(model_tensors(source), type, source.norm_epsilon));
+    loaded.model = std::make_unique<Model>(make(model_tensors(source), source.norm_epsilon));
   } catch (const Error& error) {
     fail("cannot load '{}': {}", loaded.file.string(), error.what());
   }
   return loaded;
 }
+
+}  // namespace
+
+LoadedModel load_model(const std::string& path, MatrixType type) {
+  return open_model(path, [type](std::span<const NamedTensor> tensors, float epsilon) {
+    return Model::from_tensors(tensors, type, epsilon);
+  });
+}
+
+LoadedModel look_at_model(const std::string& path) { return open_model(path, Model::planned_for); }
 
 std::shared_ptr<std::string> add_tokenizer(CLI::App& verb) {
   auto tokenizer = std::make_shared<std::string>();

@@ -58,6 +58,8 @@ struct LoadedModel {
 };
 // Reads a checkpoint of any format; training state beside the weights is left out.
 LoadedModel load_model(const std::string& path, MatrixType type);
+// The same without numbers: Model::planned_for().
+LoadedModel look_at_model(const std::string& path);
 
 // --tokenizer: a vocabulary file, a folder that holds one, or "bytes". Empty if it was not given.
 std::shared_ptr<std::string> add_tokenizer(CLI::App& verb);

@@ -133,11 +133,12 @@ void read_binidx(std::span<const std::byte> bytes) {
   std::filesystem::create_symlink(idx.path(), folder.path() / "data.idx");
   std::filesystem::create_symlink(bin.path(), folder.path() / "data.bin");
   const BinIdx data(folder.path() / "data");
-  int64_t sum = 0;
-  for (int64_t i = 0; i < data.sequences(); ++i) sum += data.size_of_sequence(i);
-  if (sum != data.tokens().size()) std::abort();
-  for (int64_t i = 0; i < data.tokens().size(); ++i) sum += data.tokens()[i];
-  volatile int64_t used = sum;
+  int64_t size_of_all = 0;
+  for (int64_t i = 0; i < data.sequences(); ++i) size_of_all += data.size_of_sequence(i);
+  if (size_of_all != data.tokens().size()) std::abort();
+  uint64_t sum = 0;
+  for (int64_t i = 0; i < size_of_all; ++i) sum += static_cast<uint64_t>(data.tokens()[i]);
+  volatile uint64_t used = sum;
   (void)used;
 }
 

@@ -41,7 +41,8 @@ struct ChatOptions {
 };
 
 // SIGINT ends an answer or, at the prompt, the program; SIGTERM ends both. The handlers count, and
-// who honours an interrupt sets the count back.
+// who honours an interrupt sets the count back. Waiting for a line ends with them: ppoll is never
+// taken up again.
 std::atomic<int> interrupts{0}, terminations{0};
 
 extern "C" void on_chat_signal(int signal) {
@@ -50,17 +51,6 @@ extern "C" void on_chat_signal(int signal) {
   // Somebody is impatient: nothing has looked at the first one yet.
   std::signal(signal, SIG_DFL);
   std::raise(signal);
-}
-
-void catch_chat_signals() {
-  struct sigaction action = {};
-  action.sa_handler = on_chat_signal;
-  // A half-written answer goes on being written. Waiting for a line ends all the same: ppoll is
-  // never taken up again.
-  action.sa_flags = SA_RESTART;
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
 }
 
 bool signalled() { return interrupts.load() > 0 || terminations.load() > 0; }
@@ -394,7 +384,7 @@ int chat(const ChatOptions& options) {
     const SignalsBlocked blocked;
     pool.emplace(resolve_threads(*options.threads));
   }
-  catch_chat_signals();
+  handle_signals(on_chat_signal);
   Conversation conversation(model, *pool, *tokenizer, chat,
                             sampler_options(*options.sampling, defaults, model, tokenizer.get()),
                             conversation_options);

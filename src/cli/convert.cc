@@ -125,7 +125,9 @@ std::unique_ptr<AtomicFile> tokenizer_beside(const ConvertOptions& options, cons
                                              const std::string& definition) {
   std::error_code error;
   if (fs::exists(path, error)) {
-    if (read_text_file(path) == definition) return nullptr;
+    std::string there = read_text_file(path);
+    while (there.ends_with('\n') && !definition.ends_with('\n')) there.pop_back();
+    if (there == definition) return nullptr;
     check(options.force,
           "the model's tokenizer would go to '{}', where another one lies: choose another folder, "
           "or replace it with --force",
@@ -167,6 +169,10 @@ int convert_model(const ConvertOptions& options) {
         "the model's layer norms add {}, which a .pth cannot say: write a .safetensors file or a "
         "Hugging Face folder",
         source.norm_epsilon);
+  check(format != "pth" || source.group_norm_epsilon == TensorSource().group_norm_epsilon,
+        "the model's group norms add {}, which a .pth cannot say, and other programs would add {}: "
+        "write a .safetensors file",
+        source.group_norm_epsilon, TensorSource().group_norm_epsilon);
 
   std::vector<StoredTensor> tensors;
   for (const StoredTensor& tensor : content.tensors) {

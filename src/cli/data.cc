@@ -147,7 +147,7 @@ int prepare_data(const PrepareFlags& flags) {
   print_epoch(window, about.tokens);
   fmt::print(
       "wrote        {}.bin, .idx, {}.json in {:.1f} s\nTry:         rookery train --data {} "
-      "-o runs/{}\n",
+      "-o runs/{}-model\n",
       name.string(), result->has_mask ? ".mask, " : "", seconds(), name.string(),
       name.filename().string());
   return 0;

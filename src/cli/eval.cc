@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <fstream>
 
 #include "cli/progress.h"
 #include "cli/verbs.h"
@@ -43,11 +44,25 @@ struct PerplexityFlags {
   std::string plot;
 };
 
+// What an earlier run wrote may be replaced; `begins` and `holds` tell it from files of others.
+void check_replaceable(const std::string& path, std::string_view begins, std::string_view holds) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) return;
+  std::ifstream file(path, std::ios::binary);
+  std::string start(4096, '\0');
+  file.read(start.data(), static_cast<std::streamsize>(start.size()));
+  start.resize(static_cast<size_t>(file.gcount()));
+  check(start.empty() || (start.starts_with(begins) && start.find(holds) != std::string::npos),
+        "'{}' exists and was not written by rookery eval: choose another name", path);
+}
+
 // One JSON object per item, if a file was named. The file appears when all are in it.
 class ItemFile {
  public:
   explicit ItemFile(const std::string& path) {
-    if (!path.empty()) file_.emplace(path);
+    if (path.empty()) return;
+    check_replaceable(path, "{\"file\":", "\"context_ids\":");
+    file_.emplace(path);
   }
   explicit operator bool() const { return file_.has_value(); }
   void write(const Json& line) {
@@ -260,6 +275,7 @@ int measure_perplexity(const PerplexityFlags& flags) {
     wrong_usage("{}", error.what());
   }
   // Missing files are known before the model is read.
+  check_replaceable(flags.plot, "<svg", "");
   for (const std::string& file : common.data) DocumentReader{file};
   Run run(common);
   Progress progress(

@@ -19,6 +19,7 @@
 #endif
 
 #include "core/error.h"
+#include "core/file.h"
 
 namespace rookery::cli {
 namespace {
@@ -117,6 +118,12 @@ std::filesystem::path default_history() {
 LineReader::LineReader(std::filesystem::path history)
     : history_(std::move(history)),
       terminal_(isatty(STDIN_FILENO) != 0 && isatty(STDERR_FILENO) != 0) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(history_, error) &&
+      std::filesystem::file_size(history_, error) > 0) {
+    check(read_text_file(history_).starts_with("_HiStOrY_V2_"),
+          "'{}' exists and is no history of lines: choose another name", history_.string());
+  }
 #ifdef ROOKERY_LIBEDIT
   if (terminal_) begin_editing(history_);
 #endif

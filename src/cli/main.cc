@@ -2,8 +2,10 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 
 #include "cli/verbs.h"
 
@@ -38,6 +40,24 @@ int run(int argc, char** argv) {
     auto action = add(app);
     verbs.emplace_back(app.get_subcommands({}).back(), std::move(action));
   }
+  // The library would only say that a subcommand is required.
+  const CLI::App* above = &app;
+  std::string path = app.get_name();
+  for (int i = 1; i < argc && argv[i][0] != '-' && !above->get_subcommands({}).empty(); ++i) {
+    const CLI::App* found = nullptr;
+    std::string known;
+    for (const CLI::App* verb : above->get_subcommands({})) {
+      if (verb->get_name() == argv[i]) found = verb;
+      known += (known.empty() ? "" : ", ") + verb->get_name();
+    }
+    if (found == nullptr) {
+      std::fprintf(stderr, "There is no verb '%s': expected one of %s\nSee %s --help\n", argv[i],
+                   known.c_str(), path.c_str());
+      return 2;
+    }
+    above = found;
+    path += " " + found->get_name();
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -59,7 +79,13 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // nor is a limit on the size of files
   try {
-    return run(argc, argv);
+    const int code = run(argc, argv);
+    // What is still to be written can fail, too; nobody reading is no failure.
+    errno = 0;
+    if (std::fflush(stdout) == 0 || errno == EPIPE) return code;
+    std::fprintf(stderr, "rookery: cannot write to standard output (%s): is the disk full?\n",
+                 std::strerror(errno));
+    return 1;
   } catch (const CLI::Error& error) {  // a flag that a verb found wrong after parsing
     std::fprintf(stderr, "rookery: %s\n", error.what());
     return 2;

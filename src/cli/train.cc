@@ -406,6 +406,10 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
         fmt::join(run.state.data_files, ", "));
   flags.validate_every = run.state.validate_every;
   if (run.state.step >= run.state.options.schedule.total_steps) {
+    if (verb.get_option("--steps")->count() > 0) {
+      wrong_usage("--steps {}: the run is at step {} already, expected more steps", flags.steps,
+                  run.state.step);
+    }
     fmt::print(stderr, "This run is at its last step, {}: give a larger --steps to go on.\n",
                run.state.step);
     if (flags.json)

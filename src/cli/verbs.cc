@@ -303,9 +303,9 @@ std::vector<int32_t> parse_ids(const std::string& text) {
     int32_t id = 0;
     const auto [next, error] = std::from_chars(at, end, id);
     check(error == std::errc() && (next == end || *next == ' ' || *next == ',' || *next == '\n'),
-          "'{}' is no list of token ids: expected whole numbers with commas or spaces between, "
-          "such as 5,3,100",
-          text);
+          "'{}' is no token id: expected whole numbers with commas or spaces between, such as "
+          "5,3,100",
+          printable(std::string(at, std::min<ptrdiff_t>(end - at, 20))));
     ids.push_back(id);
     at = next;
   }
@@ -411,10 +411,26 @@ std::string printable(std::string_view bytes) {
   return text + stream.finish();
 }
 
-void catch_signals() {
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
+void handle_signals(void (*handler)(int)) {
+  // Beside the thread's own stack: oneDNN's kernels keep numbers where the stack pointer points.
+  constexpr size_t kBytes = size_t{256} << 10;
+  static std::byte stack[kBytes];
+  stack_t there = {};
+  sigaltstack(nullptr, &there);
+  if ((there.ss_flags & SS_DISABLE) != 0) {
+    const stack_t ours = {.ss_sp = stack, .ss_flags = 0, .ss_size = kBytes};
+    sigaltstack(&ours, nullptr);
+  }
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  // A half-written line goes on being written.
+  action.sa_flags = SA_RESTART | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
 }
+
+void catch_signals() { handle_signals(on_signal); }
 
 bool stop_requested() { return signals_seen.load() > 0; }
 

@@ -134,6 +134,9 @@ std::vector<int32_t> prompt_ids(const Prompt& prompt, const Model& model,
 // Bytes as valid UTF-8, for JSON.
 std::string printable(std::string_view bytes);
 
+// Has SIGINT and SIGTERM handled, by the main thread, which calls this.
+void handle_signals(void (*handler)(int));
+
 // Set by SIGINT and SIGTERM once catch_signals() was called; the second one ends the program at
 // once.
 void catch_signals();

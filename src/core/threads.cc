@@ -1,5 +1,6 @@
 #include "core/threads.h"
 
+#include <csignal>
 #include <sched.h>
 
 #include <algorithm>
@@ -39,7 +40,16 @@ void wait_for_change(const std::atomic<T>& value, T old) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
+  // Signals are for other threads: oneDNN's kernels use the stack pointer for numbers, and a
+  // handler's frame would be written over what lies there.
+  sigset_t blocked, before;
+  sigfillset(&blocked);
+  for (const int ours : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) {
+    sigdelset(&blocked, ours);
+  }
+  pthread_sigmask(SIG_SETMASK, &blocked, &before);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 ThreadPool::~ThreadPool() {

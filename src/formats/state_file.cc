@@ -124,9 +124,20 @@ SavedState from_json(const json& all) {
   return state;
 }
 
+bool is_state_file(const std::filesystem::path& path) {
+  try {
+    return open_checkpoint(path).metadata.contains(kKey);
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 void write_state_file(const std::filesystem::path& path, const SavedState& state) {
+  std::error_code error;
+  check(!std::filesystem::is_regular_file(path, error) || is_state_file(path),
+        "'{}' exists and is no saved state: choose another name", path.string());
   std::vector<StoredTensor> tensors;
   const auto add = [&](const std::string& name, const std::vector<float>& values) {
     tensors.push_back({name, DType::kF32, {static_cast<int64_t>(values.size())}, values.data()});

@@ -52,7 +52,8 @@ struct SavedState {
   std::optional<SavedChat> chat;
 };
 
-// Writes the file, all or nothing. Throws Error if it cannot be written, holds a number that is not
+// Writes the file, all or nothing. Throws Error if it cannot be written, would replace a file that
+// is no saved state, holds a number that is not
 // finite, or a text that is not UTF-8.
 void write_state_file(const std::filesystem::path& path, const SavedState& state);
 

@@ -1,6 +1,10 @@
 // The program as its users meet it: what it prints, where, and its exit code.
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <csignal>
+#include <thread>
+
 #include "formats/safetensors.h"
 #include "program_test.h"
 
@@ -351,6 +355,26 @@ TEST_F(Cli, GenerateWithoutATokenizer) {
   ASSERT_EQ(lines.size(), 3u);
   EXPECT_FALSE(lines[0].contains("text"));
   EXPECT_TRUE(lines[0].contains("id"));
+}
+
+// A signal in the middle of a large product: its handler must not write over the numbers.
+TEST_F(Cli, AnInterruptLeavesMemoryAlone) {
+  const std::string model = make_model("m.safetensors");
+  std::ofstream(path("long.txt")) << std::string(4 << 20, 'x');
+  for (int i = 0; i < 6; ++i) {
+    const int in = ::open("/dev/null", O_RDONLY);
+    const int out = create("out");
+    const pid_t child = start({"generate", model, "--prompt-file", path("long.txt"), "-n", "1",
+                               "--threads", i % 2 == 0 ? "1" : "2"},
+                              in, out, out);
+    for (const int descriptor : {in, out}) ::close(descriptor);
+    std::this_thread::sleep_for(std::chrono::milliseconds(150 + 20 * i));
+    ::kill(child, i % 3 == 0 ? SIGTERM : SIGINT);
+    const int code = wait_for(child);
+    // Before the handler is there, the signal's own effect.
+    EXPECT_TRUE(code == 0 || code == -SIGINT || code == -SIGTERM)
+        << code << ": " << read_text_file(path("out"));
+  }
 }
 
 // A reader that leaves early, such as `head`, is no failure.

@@ -68,7 +68,7 @@ TEST_F(Eval, HelpOfEachMeasureBeginsWithAnExample) {
 TEST_F(Eval, WrongUsage) {
   const std::string data = write("a.txt", "some text");
   expect_refused({"eval"}, 2, "subcommand is required\nSee rookery eval --help");
-  expect_refused({"eval", "sing"}, 2, "subcommand is required");
+  expect_refused({"eval", "sing"}, 2, "no verb 'sing'");
   expect_refused({"eval", "perplexity"}, 2, "MODEL");
   expect_refused({"eval", "perplexity", "m"}, 2, "--data");
   expect_refused({"eval", "perplexity", "m", "--data", data, "--limit", "-1"}, 2, "--limit");

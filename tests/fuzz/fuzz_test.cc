@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <ostream>
 #include <random>
 #include <string>
 #include <vector>
@@ -16,6 +17,9 @@
 #include "readers.h"
 
 namespace rookery {
+
+void PrintTo(const Reader& reader, std::ostream* out) { *out << reader.name; }
+
 namespace {
 
 constexpr int kMutations = 10'000;

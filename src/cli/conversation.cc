@@ -105,7 +105,7 @@ std::span<const float> Conversation::read(std::span<const int32_t> ids, const St
   std::span<const float> logits;
   while (!ids.empty()) {
     if (stop()) return {};
-    const auto chunk = ids.first(std::min<size_t>(ids.size(), Session::kChunk));
+    const auto chunk = ids.first(std::min<size_t>(ids.size(), session_.chunk()));
     logits = session_.feed(chunk);
     ids = ids.subspan(chunk.size());
   }

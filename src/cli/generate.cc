@@ -122,7 +122,7 @@ std::optional<std::span<const float>> read_prompt(Session& session, std::span<co
   std::span<const float> logits;
   while (!ids.empty()) {
     if (stop_requested()) return std::nullopt;
-    const auto chunk = ids.first(std::min<size_t>(ids.size(), Session::kChunk));
+    const auto chunk = ids.first(std::min<size_t>(ids.size(), session.chunk()));
     ids = ids.subspan(chunk.size());
     logits = session.feed(chunk);
     if (!progress && !ids.empty() && isatty(STDERR_FILENO) != 0 && seconds_since(start) > 2) {

@@ -108,7 +108,7 @@ int print_logits(const LogitsOptions& options) {
       fmt::format("{{\"generation\":\"{}\",\"vocabulary\":{},\"tokens\":[{}],\"rows\":[",
                   config.generation, config.vocabulary, fmt::join(tokens, ",")));
   // Piece by piece, so that the logits of a long prompt need not be in memory together.
-  const int64_t piece = options.one_by_one ? 1 : Session::kChunk;
+  const int64_t piece = options.one_by_one ? 1 : session.chunk();
   auto row = rows.begin();
   for (int64_t begin = 0; begin < count && row != rows.end() && read; begin += piece) {
     const int64_t end = std::min(begin + piece, count);

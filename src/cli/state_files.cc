@@ -51,7 +51,8 @@ SavedState saved_state(const Model& model, const Tokenizer* tokenizer, const Sta
   saved.fingerprint = fingerprint(model);
   saved.tokens = tokens;
   if (tokenizer != nullptr) saved.tokenizer = tokenizer->name();
-  const float* values = state.slot(0).as<float>();
+  const State here = state.on_host();
+  const float* values = here.slot(0).as<float>();
   for (const StateItem& item : state.layout().items) {
     saved.items.push_back(
         {item.name, std::vector(values + item.offset, values + item.offset + item.width)});

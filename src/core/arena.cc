@@ -3,7 +3,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
+
+#include "core/cuda/runtime.h"
 
 namespace rookery {
 namespace {
@@ -15,9 +18,14 @@ int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / mult
 
 }  // namespace
 
-Memory::Memory(int64_t bytes) {
+Memory::Memory(int64_t bytes, MemoryKind kind) : kind_(kind) {
   check(bytes >= 0 && bytes < (int64_t{1} << 46), "cannot allocate {} bytes", bytes);
-  if (bytes == 0) return;
+  if (bytes == 0 || kind == MemoryKind::kPlan) return;
+  if (kind != MemoryKind::kHost) {
+    data_ = kind == MemoryKind::kDevice ? cuda::allocate(bytes) : cuda::allocate_pinned(bytes);
+    bytes_ = bytes;
+    return;
+  }
   // Small regions stay on small pages: a 40 KiB state should not cost 2 MiB.
   const bool huge = bytes >= 2 * kHugePage;
   const int64_t rounded = round_up(bytes, huge ? kHugePage : 4096);
@@ -40,28 +48,48 @@ Memory::Memory(int64_t bytes) {
 }
 
 Memory::~Memory() {
-  if (data_ != nullptr) ::munmap(data_, bytes_);
+  if (data_ == nullptr) return;
+  switch (kind_) {
+    case MemoryKind::kDevice:
+      cuda::deallocate(data_);
+      break;
+    case MemoryKind::kPinned:
+      cuda::deallocate_pinned(data_);
+      break;
+    default:
+      ::munmap(data_, bytes_);
+  }
 }
 
 Memory::Memory(Memory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)),
+      kind_(other.kind_) {}
 
 Memory& Memory::operator=(Memory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(kind_, other.kind_);
   return *this;
 }
 
+void copy_bytes(void* to, const void* from, int64_t bytes) {
+  if (bytes == 0) return;
+  if (cuda::is_device_memory(to) || cuda::is_device_memory(from))
+    return cuda::copy(to, from, bytes);
+  std::memcpy(to, from, bytes);
+}
+
 void Arena::reserve(int64_t bytes) {
-  if (planning_ || bytes <= 0) return;
+  if (kind_ == MemoryKind::kPlan || bytes <= 0) return;
   assert(block_ == 0 && used_ == 0);
   blocks_.clear();
-  blocks_.emplace_back(bytes);
+  blocks_.emplace_back(bytes, kind_);
 }
 
 void* Arena::allocate(int64_t bytes) {
   const int64_t size = round_up(std::max<int64_t>(bytes, 1), kAlignment);
-  if (planning_) {
+  if (kind_ == MemoryKind::kPlan) {
     // Starts at one alignment, so that no address is null.
     void* p = reinterpret_cast<void*>(static_cast<uintptr_t>(kAlignment + used_));
     used_ += size;
@@ -73,7 +101,7 @@ void* Arena::allocate(int64_t bytes) {
     ++block_;
     used_ = 0;
   }
-  if (block_ == blocks_.size()) blocks_.emplace_back(std::max(size, kBlock));
+  if (block_ == blocks_.size()) blocks_.emplace_back(std::max(size, kBlock), kind_);
   void* p = static_cast<char*>(blocks_[block_].data()) + used_;
   used_ += size;
   peak_ = std::max(peak_, full_ + used_);

@@ -9,31 +9,44 @@
 
 namespace rookery {
 
+enum class MemoryKind : uint8_t {
+  kHost,
+  kPinned,  // host memory that the GPU copies from and to without a stop in between
+  kDevice,  // of the GPU
+  kPlan,    // none: addresses that nobody may touch
+};
+
 // Zeroed memory straight from the system, in huge pages where the system has them (a model's
 // weights are read end to end for every token: with 4 KiB pages the TLB would be the limit).
 // Move-only.
 class Memory {
  public:
   Memory() = default;
-  explicit Memory(int64_t bytes);
+  // Throws Error when there is not so much, and says how much there is of the GPU's.
+  explicit Memory(int64_t bytes, MemoryKind kind = MemoryKind::kHost);
   ~Memory();
   Memory(Memory&& other) noexcept;
   Memory& operator=(Memory&& other) noexcept;
 
   void* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+  MemoryKind kind() const { return kind_; }
 
  private:
   void* data_ = nullptr;
   int64_t bytes_ = 0;
+  MemoryKind kind_ = MemoryKind::kHost;
 };
+
+// Bytes between tensors wherever they are; waits until they are there.
+void copy_bytes(void* to, const void* from, int64_t bytes);
 
 class Arena {
  public:
   static constexpr int64_t kAlignment = 128;
 
-  // A planning arena hands out addresses that nobody may touch and only counts (Device::kMeta).
-  explicit Arena(bool planning = false) : planning_(planning) {}
+  // An arena of kPlan only counts (Device::kMeta).
+  explicit Arena(MemoryKind kind = MemoryKind::kHost) : kind_(kind) {}
 
   // Contents are undefined. 128-byte aligned.
   void* allocate(int64_t bytes);
@@ -49,11 +62,12 @@ class Arena {
   // Gets one block of this size now, so that later allocations neither ask the system nor waste.
   void reserve(int64_t bytes);
 
+  MemoryKind kind() const { return kind_; }
   // Most bytes in use at one time since construction.
   int64_t peak() const { return peak_; }
 
  private:
-  bool planning_;
+  MemoryKind kind_;
   std::vector<Memory> blocks_;
   size_t block_ = 0;  // the block in use
   int64_t used_ = 0;  // bytes used of it

@@ -1,6 +1,7 @@
 #include "core/checked_run.h"
 
 #include <algorithm>
+#include <cstddef>
 
 namespace rookery {
 namespace {
@@ -23,20 +24,42 @@ double load(const void* data, DType dtype, int64_t i) {
 
 }  // namespace
 
-double element(const TensorView& view, int64_t i) { return load(view.data, view.dtype, i); }
+namespace {
+
+// The same numbers where the processor can read them; `copy` holds those of a GPU.
+const void* readable(const void* data, int64_t bytes, std::vector<std::byte>& copy) {
+  if (bytes == 0 || !cuda::is_device_memory(data)) return data;
+  copy.resize(bytes);
+  cuda::copy(copy.data(), data, bytes);
+  return copy.data();
+}
+
+}  // namespace
+
+double element(const TensorView& view, int64_t i) {
+  std::vector<std::byte> copy;
+  const int64_t size = size_of(view.dtype);
+  const void* at = static_cast<const char*>(view.data) + i * size;
+  return load(readable(at, size, copy), view.dtype, 0);
+}
 
 std::vector<double> elements(const TensorView& view) {
+  std::vector<std::byte> copy;
+  const void* data = readable(view.data, view.bytes(), copy);
   std::vector<double> values(view.count());
-  for (int64_t i = 0; i < view.count(); ++i) values[i] = load(view.data, view.dtype, i);
+  for (int64_t i = 0; i < view.count(); ++i) values[i] = load(data, view.dtype, i);
   return values;
 }
 
 std::vector<double> elements(const StateView& view) {
+  std::vector<std::byte> copy;
+  const int64_t span = view.slots == 0 ? 0 : (view.slots - 1) * view.stride + view.width;
+  const void* data = readable(view.data, span * size_of(view.dtype), copy);
   std::vector<double> values;
   values.reserve(view.slots * view.width);
   for (int64_t s = 0; s < view.slots; ++s) {
     for (int64_t i = 0; i < view.width; ++i) {
-      values.push_back(load(view.data, view.dtype, s * view.stride + i));
+      values.push_back(load(data, view.dtype, s * view.stride + i));
     }
   }
   return values;

@@ -34,9 +34,18 @@ double rounding_tolerance(double epsilon, double terms, double scale);
 double largest(const std::vector<double>& values);
 double norm(const std::vector<double>& values);
 
+// What a visitor ignores unless it says otherwise: values that the forward keeps for the backward,
+// and small data that is never differentiated.
+struct VisitorDefaults {
+  void saved(const char*, TensorView&) {}
+  void sequences(Sequences&) {}
+  template <class T>
+  void mirrored(const char*, Mirrored<T>&, int64_t) {}
+};
+
 // A copy of an argument struct in which every tensor is double or complex<double> and owned here.
 template <class Args>
-class Shadow {
+class Shadow : public VisitorDefaults {
  public:
   Shadow(const Args& original, DType dtype) : args(original), dtype_(dtype) { args.visit(*this); }
   Shadow(const Shadow&) = delete;
@@ -100,7 +109,7 @@ class Shadow {
 };
 
 // Collects the tensors of a call by name, without copying.
-struct NamedViews {
+struct NamedViews : VisitorDefaults {
   std::vector<NamedTensor> inputs, outputs;
   std::vector<std::pair<std::string, StateView>> states_out;
 
@@ -116,7 +125,7 @@ struct NamedViews {
   }
 };
 
-struct NamedGradients {
+struct NamedGradients : VisitorDefaults {
   std::map<std::string, TensorView> upstreams;
   std::map<std::string, GradView> gradients;
   std::map<std::string, StateView> state_upstreams, state_gradients;

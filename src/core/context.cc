@@ -4,6 +4,35 @@
 
 namespace rookery {
 
+MemoryKind memory_of(Device device) {
+  switch (device) {
+    case Device::kCuda:
+      return MemoryKind::kDevice;
+    case Device::kMeta:
+      return MemoryKind::kPlan;
+    default:
+      return MemoryKind::kHost;
+  }
+}
+
+void Context::use(Device on, DType activations) {
+  if (on == Device::kCuda) {
+    cuda::require();
+    stream = cuda::stream();
+  }
+  device = on;
+  dtype = activations;
+}
+
+void Context::copy(void* to, const void* from, int64_t bytes) const {
+  if (device == Device::kMeta || bytes == 0) return;
+  if (device == Device::kCuda) {
+    cuda::copy_in_order(to, from, bytes);
+  } else {
+    std::memcpy(to, from, bytes);
+  }
+}
+
 std::vector<Tensor> Context::layer(std::vector<Tensor> inputs, Layer body) {
   if (recording() && !gradient_checkpointing) return body(inputs);
 
@@ -16,8 +45,7 @@ std::vector<Tensor> Context::layer(std::vector<Tensor> inputs, Layer body) {
     const std::vector<Tensor> results = body(inputs);
     for (size_t i = 0; i < results.size(); ++i) {
       assert(results[i].shape == outputs[i].shape);
-      if (device != Device::kMeta)
-        std::memcpy(outputs[i].data, results[i].data, outputs[i].bytes());
+      copy(outputs[i].data, results[i].data, outputs[i].bytes());
     }
   }
   tape = outer;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "core/cuda/runtime.h"
 #include "core/tape.h"
 #include "core/tensor.h"
 #include "core/threads.h"
@@ -53,12 +54,22 @@ struct Profile {
     int64_t calls = 0;
   };
   std::map<std::string, Entry> entries;
+  Device device = Device::kCpu;
 };
+
+// Where a device's memory is.
+MemoryKind memory_of(Device device);
 
 struct Context {
   Device device = Device::kCpu;
-  // Type of activations and state: F32 on the CPU, F64 or C128 under `ref`.
+  Device planned = Device::kCpu;  // kMeta: the device whose memory is counted
+  Device target() const { return device == Device::kMeta ? planned : device; }
+  // Type of activations: F32 on the CPU, F32 or BF16 on a GPU, F64 or C128 under `ref`.
   DType dtype = DType::kF32;
+  // Type of the residual stream, of statistics and of gradients of parameters: F32, or dtype under
+  // `ref`.
+  DType wide_dtype() const { return size_of(dtype) < 4 ? DType::kF32 : dtype; }
+  CUstream_st* stream = nullptr;  // kCuda: where kernels go, in order
   ThreadPool* pool = nullptr;
   Arena* arena = nullptr;
   Tape* tape = nullptr;        // null: nothing is recorded
@@ -69,14 +80,22 @@ struct Context {
   bool deterministic = false;
   // While recording: keep only the inputs of each layer and compute the rest again on the way back.
   bool gradient_checkpointing = false;
-  // Randomness of this step (dropout); advanced by every use, so that a replay repeats it.
+  // Randomness of this step (dropout): streams random_base + 0, 1, ...; random_stream is advanced
+  // by every use, so that a replay repeats it. The base is read when a kernel runs: a captured
+  // graph sees each step's own.
   uint64_t seed = 0;
+  Mirrored<uint64_t> random_base;
   uint64_t random_stream = 0;
 
   Tensor make(const Shape& shape) { return make(shape, dtype); }
   Tensor make(const Shape& shape, DType type) { return {arena->make(shape, type), ++last_id}; }
   // Ids start at 1; parameters take theirs from here, too.
   int64_t last_id = 0;
+
+  // Runs on this device from now on. Throws Error when there is no such device.
+  void use(Device on, DType activations = DType::kF32);
+  // Bytes between tensors of this device, in the order of its work.
+  void copy(void* to, const void* from, int64_t bytes) const;
 
   bool recording() const { return tape != nullptr; }
   int threads() const { return pool == nullptr ? 1 : pool->threads(); }

@@ -81,7 +81,7 @@ TEST(Arena, GivesTheSameAddressesAfterAReset) {
 }
 
 TEST(Arena, ScopesReleaseAndPlanningCountsTheSame) {
-  Arena real, planned(/*planning=*/true);
+  Arena real, planned(MemoryKind::kPlan);
   for (Arena* arena : {&real, &planned}) {
     arena->allocate(1000);
     {

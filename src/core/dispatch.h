@@ -16,8 +16,10 @@
 //   v.upstream("y", dy)                   read
 //   v.gradient("x", dx)                   written or added to
 //   v.state_upstream("s", dout)  v.state_gradient("s", din)
-// Ids, offsets and numbers are not visited. terms() is the length of the longest sum behind one
-// output element: it sets the tolerance of every comparison.
+//   v.saved("s", s)                       kept by the forward for the backward
+//   v.sequences(sequences), v.mirrored("ids", ids, count)   small data without gradients //
+// Numbers are not visited. terms() is the length of the longest sum behind one output element: it
+// sets the tolerance of every comparison.
 #pragma once
 
 #include <chrono>
@@ -37,19 +39,24 @@ using DeviceKernel = void (*)(const std::type_identity_t<Args>&, Context&);
 
 class ProfileScope {
  public:
+  // On a GPU an operator's work is waited for, so that its time is its own.
   ProfileScope(Profile* profile, const char* name)
-      : profile_(profile), name_(name), start_(std::chrono::steady_clock::now()) {}
+      : profile_(profile), name_(name), start_(now(profile)) {}
   ~ProfileScope() {
     if (profile_ == nullptr) return;
+    const auto end = now(profile_);
     Profile::Entry& entry = profile_->entries[name_];
-    entry.seconds +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    entry.seconds += std::chrono::duration<double>(end - start_).count();
     ++entry.calls;
   }
   ProfileScope(const ProfileScope&) = delete;
   ProfileScope& operator=(const ProfileScope&) = delete;
 
  private:
+  static std::chrono::steady_clock::time_point now(const Profile* profile) {
+    if (profile != nullptr && profile->device == Device::kCuda) cuda::synchronize();
+    return std::chrono::steady_clock::now();
+  }
   Profile* profile_;
   const char* name_;
   std::chrono::steady_clock::time_point start_;

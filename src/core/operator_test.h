@@ -11,6 +11,79 @@
 
 namespace rookery {
 
+// The tensors of an argument struct on the GPU, as far from a vector's boundary as they are here.
+template <class Args>
+class OnDevice : public VisitorDefaults {
+ public:
+  explicit OnDevice(const Args& original) : args(original) {
+    if constexpr (requires { args.forward; }) args.forward.visit(*this);
+    args.visit(*this);
+  }
+  // Brings back what the kernels wrote.
+  void fetch() {
+    for (Region& region : regions_) cuda::copy(region.host, region.device, region.bytes);
+  }
+  Args args;
+
+  // Visitor.
+  void input(const char*, TensorView& view) { place(view); }
+  void output(const char*, TensorView& view) { place(view); }
+  void in_place(const char*, TensorView& view) { place(view); }
+  void saved(const char*, TensorView& view) { place(view); }
+  void upstream(const char*, TensorView& view) { place(view); }
+  void gradient(const char*, GradView& view) { place(view); }
+  void state(const char*, StateView& in, StateView& out) { place(in), place(out); }
+  void state_upstream(const char*, StateView& view) { place(view); }
+  void state_gradient(const char*, StateView& view) { place(view); }
+  void sequences(Sequences& s) {
+    std::vector<int32_t>& rows = rows_.emplace_back();
+    for (int64_t i = 0; i < s.count; ++i) {
+      rows.insert(rows.end(), s.offsets[i + 1] - s.offsets[i], static_cast<int32_t>(i));
+    }
+    rows.push_back(0);  // never empty
+    mirrored("", s.offsets, s.count + 1);
+    mirrored("", s.slot_in, s.count);
+    mirrored("", s.slot_out, s.count);
+    s.sequence_of_row =
+        static_cast<const int32_t*>(device_copy(rows.data(), rows.size() * sizeof(int32_t)));
+  }
+  template <class T>
+  void mirrored(const char*, Mirrored<T>& m, int64_t count) {
+    if (m && m.device == nullptr) {
+      m.device = static_cast<const T*>(device_copy(const_cast<T*>(m.host), count * sizeof(T)));
+    }
+  }
+
+ private:
+  struct Region {
+    void *host, *device;
+    int64_t bytes;
+  };
+  void* device_copy(void* host, int64_t bytes) {
+    for (const Region& region : regions_) {
+      if (region.host == host && region.bytes >= bytes) return region.device;
+      if (region.device == host) return host;  // visited twice
+    }
+    const Memory& memory = memory_.emplace_back(bytes + 256, MemoryKind::kDevice);
+    void* device =
+        static_cast<char*>(memory.data()) + reinterpret_cast<uintptr_t>(host) % Arena::kAlignment;
+    cuda::copy(device, host, bytes);
+    regions_.push_back({host, device, bytes});
+    return device;
+  }
+  void place(TensorView& view) {
+    if (view) view.data = device_copy(view.data, view.bytes());
+  }
+  void place(StateView& view) {
+    if (!view) return;
+    const int64_t span = (view.slots - 1) * view.stride + view.width;
+    view.data = device_copy(view.data, span * size_of(view.dtype));
+  }
+  std::deque<Memory> memory_;
+  std::deque<std::vector<int32_t>> rows_;
+  std::vector<Region> regions_;
+};
+
 class OperatorTest : public ::testing::Test {
  protected:
   OperatorTest() {
@@ -18,6 +91,16 @@ class OperatorTest : public ::testing::Test {
     ctx.arena = &arena;
   }
   ~OperatorTest() override { hwy::SetSupportedTargetsForTest(0); }
+
+  static bool has_gpu() { return cuda::unavailable().empty(); }
+  // A context of the GPU, with memory of its own.
+  Context& device_context(DType dtype = DType::kF32) {
+    if (device_arena == nullptr) device_arena = std::make_unique<Arena>(MemoryKind::kDevice);
+    device_ctx.use(Device::kCuda, dtype);
+    device_ctx.pool = &pool;
+    device_ctx.arena = device_arena.get();
+    return device_ctx;
+  }
 
   // Normal numbers times `scale` plus `offset`. Odd seeds start one element off a vector's
   // boundary.
@@ -66,9 +149,45 @@ class OperatorTest : public ::testing::Test {
     hwy::SetSupportedTargetsForTest(0);
   }
 
+  // The kernel of the GPU against the definition; nothing happens without a GPU.
   template <class Args>
-  void expect_forward(const char* op, const Args& args, RefKernel<Args> ref,
-                      DeviceKernel<Args> cpu) {
+  void expect_cuda_forward(const char* op, const Args& args, RefKernel<Args> ref,
+                           DeviceKernel<Args> kernel) {
+    if (kernel == nullptr || !has_gpu()) return;
+    SCOPED_TRACE("cuda");
+    try {
+      CheckedForward<Args> checked(args);
+      OnDevice<Args> there(args);
+      kernel(there.args, device_context());
+      cuda::synchronize();
+      there.fetch();
+      checked.compare(checker, op, args, ref);
+    } catch (const Error& error) {
+      ADD_FAILURE() << error.what();
+    }
+  }
+  template <class Args, class Forward = decltype(Args::forward)>
+  void expect_cuda_backward(const char* op, const Args& args, RefKernel<Forward> ref,
+                            DeviceKernel<Forward> forward, DeviceKernel<Args> kernel,
+                            bool every_scalar = true) {
+    if (kernel == nullptr || !has_gpu()) return;
+    SCOPED_TRACE("cuda");
+    try {
+      CheckedBackward<Args, Forward> checked(args);
+      OnDevice<Args> there(args);
+      forward(there.args.forward, device_context());  // for what it keeps
+      kernel(there.args, device_context());
+      cuda::synchronize();
+      there.fetch();
+      checked.compare(checker, op, args, ref, every_scalar);
+    } catch (const Error& error) {
+      ADD_FAILURE() << error.what();
+    }
+  }
+
+  template <class Args>
+  void expect_forward(const char* op, const Args& args, RefKernel<Args> ref, DeviceKernel<Args> cpu,
+                      DeviceKernel<Args> cuda) {
     on_every_target([&] {
       try {
         CheckedForward<Args> checked(args);
@@ -78,10 +197,12 @@ class OperatorTest : public ::testing::Test {
         ADD_FAILURE() << error.what();
       }
     });
+    expect_cuda_forward<Args>(op, args, ref, cuda);
   }
   template <class Args, class Forward = decltype(Args::forward)>
   void expect_backward(const char* op, const Args& args, RefKernel<Forward> ref,
-                       DeviceKernel<Args> cpu) {
+                       DeviceKernel<Args> cpu, DeviceKernel<Forward> cuda_forward,
+                       DeviceKernel<Args> cuda) {
     on_every_target([&] {
       try {
         CheckedBackward<Args, Forward> checked(args);
@@ -91,11 +212,14 @@ class OperatorTest : public ::testing::Test {
         ADD_FAILURE() << error.what();
       }
     });
+    expect_cuda_backward<Args, Forward>(op, args, ref, cuda_forward, cuda);
   }
 
   ThreadPool pool{3};
   Arena arena;
   Context ctx;
+  std::unique_ptr<Arena> device_arena;
+  Context device_ctx;
   Checker checker;
 
  private:
@@ -105,8 +229,18 @@ class OperatorTest : public ::testing::Test {
 }  // namespace rookery
 
 // The forward kernel must have run before EXPECT_BACKWARD: its saved outputs are part of the
-// arguments.
-#define EXPECT_FORWARD(op, args) \
-  expect_forward(#op, (args), &ref::op##_forward<double>, &cpu::op##_forward)
-#define EXPECT_BACKWARD(op, args) \
-  expect_backward(#op, (args), &ref::op##_forward<std::complex<double>>, &cpu::op##_backward)
+// arguments. Where there is a GPU its kernel is compared, too.
+#define EXPECT_FORWARD(op, args)                                              \
+  expect_forward(#op, (args), &ref::op##_forward<double>, &cpu::op##_forward, \
+                 ROOKERY_CUDA_KERNEL(op##_forward))
+#define EXPECT_BACKWARD(op, args)                                                             \
+  expect_backward(#op, (args), &ref::op##_forward<std::complex<double>>, &cpu::op##_backward, \
+                  ROOKERY_CUDA_KERNEL(op##_forward), ROOKERY_CUDA_KERNEL(op##_backward))
+// For number types that only the GPU has.
+#define EXPECT_CUDA_FORWARD(op, args) \
+  expect_cuda_forward(#op, (args), &ref::op##_forward<double>, ROOKERY_CUDA_KERNEL(op##_forward))
+#define EXPECT_CUDA_BACKWARD(op, args)                                        \
+  expect_cuda_backward(#op, (args), &ref::op##_forward<std::complex<double>>, \
+                       ROOKERY_CUDA_KERNEL(op##_forward), ROOKERY_CUDA_KERNEL(op##_backward))
+#define SKIP_WITHOUT_GPU() \
+  if (!has_gpu()) GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable()

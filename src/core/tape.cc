@@ -27,13 +27,12 @@ TensorView Tape::gradient(const Tensor& y) const {
 }
 
 TensorView Tape::take(const Tensor& like) {
-  const DType dtype = size_of(like.dtype) > 4 ? like.dtype : DType::kF32;
-  const int64_t bytes = like.count() * size_of(dtype);
+  const int64_t bytes = like.bytes();
   std::vector<void*>& free = free_[bytes];
-  if (free.empty()) return {arena_.allocate(bytes), dtype, like.shape};
+  if (free.empty()) return {arena_.allocate(bytes), like.dtype, like.shape};
   void* data = free.back();
   free.pop_back();
-  return {data, dtype, like.shape};
+  return {data, like.dtype, like.shape};
 }
 
 GradView Tape::gradient_out(const Tensor& x) {
@@ -42,6 +41,17 @@ GradView Tape::gradient_out(const Tensor& x) {
   if (!slot.memory) slot.memory = take(x);
   const bool first = !std::exchange(slot.written, true);
   return {slot.memory, first ? slot.accumulate_first : true};
+}
+
+bool Tape::hand_on(const Tensor& y, const Tensor& x) {
+  if (x.id == 0) return false;
+  Slot &from = slots_[y.id], &to = slots_[x.id];
+  if (from.kept || !from.written || to.memory || to.kept || y.dtype != x.dtype) return false;
+  to.memory = from.memory;
+  to.written = true;
+  from.memory = {};
+  from.written = false;
+  return true;
 }
 
 void Tape::move_gradient(const Tensor& from, const Tensor& to) {

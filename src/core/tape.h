@@ -24,7 +24,7 @@ namespace rookery {
 
 class Tape {
  public:
-  explicit Tape(bool planning = false) : arena_(planning) {}
+  explicit Tape(MemoryKind kind = MemoryKind::kHost) : arena_(kind) {}
 
   // Called with a parameter's id when its gradient has received its last contribution of this pass.
   std::function<void(int64_t id)> on_gradient_complete;
@@ -39,9 +39,11 @@ class Tape {
 
   // The gradient that arrived for y. Empty when nothing depends on y: then there is nothing to do.
   TensorView gradient(const Tensor& y) const;
-  // Where to write the gradient of x, in float32 or, under `ref`, in x's type; empty when nobody
-  // wants it.
+  // Where to write the gradient of x, in x's type; empty when nobody wants it.
   GradView gradient_out(const Tensor& x);
+  // Gives the memory of y's gradient to x, whose gradient is the same and has no other part yet:
+  // nothing is written. False when that cannot be; then the caller writes to gradient_out(x).
+  bool hand_on(const Tensor& y, const Tensor& x);
   // Moves what arrived for `from` to `to`: how a checkpointed segment enters its second run.
   void move_gradient(const Tensor& from, const Tensor& to);
 

@@ -95,15 +95,33 @@ struct StateView {
   }
 };
 
+// Small data that the host writes and kernels read: ids, offsets, the numbers of a step. `device`
+// is its copy on the GPU, null when no GPU is in use.
+template <class T>
+struct Mirrored {
+  const T* host = nullptr;
+  const T* device = nullptr;
+
+  Mirrored() = default;
+  Mirrored(const T* host, const T* device = nullptr) : host(host), device(device) {}  // NOLINT
+  const T& operator[](int64_t i) const { return host[i]; }
+  const T* operator->() const { return host; }
+  const T& operator*() const { return *host; }
+  explicit operator bool() const { return host != nullptr; }
+};
+
 // Sequences laid end to end: sequence s owns rows offsets[s] .. offsets[s + 1] - 1. There is no
 // padding. It reads its state from slot_in[s] and leaves it in slot_out[s]; -1 is the empty state /
 // nowhere.
 // What one sequence writes, no other of the same call may read or write.
 struct Sequences {
   int64_t count = 0;
-  const int64_t* offsets = nullptr;   // [count + 1], offsets[0] == 0
-  const int64_t* slot_in = nullptr;   // [count]
-  const int64_t* slot_out = nullptr;  // [count]
+  Mirrored<int64_t> offsets;   // [count + 1], offsets[0] == 0
+  Mirrored<int64_t> slot_in;   // [count]
+  Mirrored<int64_t> slot_out;  // [count]
+  // [rows] the sequence of each row, on the GPU only. Kernels find borders with it, so that a
+  // captured graph serves any number of sequences.
+  const int32_t* sequence_of_row = nullptr;
 
   int64_t rows() const { return count == 0 ? 0 : offsets[count]; }
 };

@@ -19,9 +19,11 @@ PackedReader::PackedReader(const Model& model, ThreadPool& pool, int64_t slots,
     : model_(model),
       options_(options),
       slots_(slots),
-      state_(model.state_layout(), slots + kCarrySlots) {
+      state_(model.state_layout(), slots + kCarrySlots, DType::kF32, model.device()),
+      arena_(memory_of(model.device())) {
   check(options.batch_tokens > 0 && options.batch_tokens <= int64_t{1} << 24,
         "{} tokens at once cannot be read: expected 1 to 2^24", options.batch_tokens);
+  ctx_.use(model.device(), model.activation_type());
   ctx_.pool = &pool;
   ctx_.arena = &arena_;
   ctx_.deterministic = options.deterministic;
@@ -73,7 +75,9 @@ void PackedReader::read(std::span<Reading> readings) {
 
 void PackedReader::forward() {
   arena_.reset();
-  const Tensor x = model_.forward(ctx_, batch_, {.state_in = &state_, .state_out = &state_});
+  placed_.stage(batch_, model_.config().vocabulary, ctx_.device);
+  placed_.send();
+  const Tensor x = model_.forward(ctx_, placed_, {.state_in = &state_, .state_out = &state_});
   tokens_read_ += batch_.rows();
   answer(x);
   batch_.clear();
@@ -99,7 +103,13 @@ void PackedReader::answer(const Tensor& x) {
     }
     first.push_back(next);
     const ArenaScope scope(arena_);
-    const float* logits = model_.logits(ctx_, x, rows).as<float>();
+    const Tensor row_logits = model_.logits(ctx_, x, rows);
+    const float* logits = row_logits.as<float>();
+    if (ctx_.device == Device::kCuda) {
+      host_logits_.resize(row_logits.count());
+      cuda::copy(host_logits_.data(), logits, row_logits.bytes());
+      logits = host_logits_.data();
+    }
     ctx_.pool->for_ranges(
         static_cast<int64_t>(rows.size()), 1, [&](int64_t begin, int64_t end, int) {
           for (int64_t i = begin; i < end; ++i) {

@@ -76,6 +76,8 @@ class PackedReader {
   Arena arena_;
   Context ctx_;
   Batch batch_;
+  PlacedBatch placed_;
+  std::vector<float> host_logits_;  // of a GPU
   std::vector<Question> questions_;
   int64_t tokens_read_ = 0;
 };

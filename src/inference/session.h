@@ -30,15 +30,21 @@ class Session {
   void reset();
 
   Context& context() { return ctx_; }
+  const Model& model() const { return model_; }
 
-  // Tokens of a prompt that are read at once.
-  static constexpr int64_t kChunk = 512;
+  // Tokens of a prompt that are read at once: enough to fill the device, so that memory does not
+  // grow with the prompt.
+  static constexpr int64_t kChunk = 512, kDeviceChunk = 4096;
+  int64_t chunk() const { return model_.device() == Device::kCuda ? kDeviceChunk : kChunk; }
 
  private:
   // Before the state changes: a long prompt is read in several chunks.
   void check_ids(std::span<const int32_t> tokens) const;
-  // The residual stream after these tokens, in the arena.
-  Tensor forward(std::span<const int32_t> tokens);
+  // The logits after these tokens' last, or after each.
+  Tensor forward(std::span<const int32_t> tokens, bool all);
+  // The same for one token, as a graph on a GPU once it has been recorded.
+  Tensor forward_one(int32_t token);
+  std::span<const float> on_host(const Tensor& logits);
 
   const Model& model_;
   State state_;
@@ -46,6 +52,11 @@ class Session {
   Arena arena_;
   Context ctx_;
   Batch batch_;
+  PlacedBatch placed_, one_;
+  cuda::Graph graph_;
+  Tensor graph_logits_;
+  int64_t single_steps_ = 0;
+  Memory host_logits_;
 };
 
 }  // namespace rookery

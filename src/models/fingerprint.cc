@@ -1,8 +1,10 @@
 #include "models/fingerprint.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
+#include <cstddef>
 
 #include "core/convert.h"
 #include "core/hash.h"
@@ -15,8 +17,10 @@ constexpr size_t kHashDigits = 16, kValueDigits = 4;
 
 // Of one element; any type of number.
 BFloat16 rounded(const TensorView& value, int64_t index) {
-  const TensorView one{
-      static_cast<char*>(value.data) + index * size_of(value.dtype), value.dtype, {1}};
+  std::array<std::byte, 8> number{};  // it may be on a GPU
+  copy_bytes(number.data(), static_cast<const char*>(value.data) + index * size_of(value.dtype),
+             size_of(value.dtype));
+  const TensorView one{number.data(), value.dtype, {1}};
   float wide = 0;
   convert(one, {&wide, DType::kF32, {1}});
   return to_bfloat16(wide);

@@ -1,6 +1,7 @@
 #include "models/model.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <complex>
 #include <cstring>
 #include <unordered_map>
@@ -64,11 +65,11 @@ int64_t StateLayout::add(std::string name, int64_t width, double empty) {
   return static_cast<int64_t>(items.size()) - 1;
 }
 
-State::State(const StateLayout& layout, int64_t slots, DType dtype)
+State::State(const StateLayout& layout, int64_t slots, DType dtype, Device device)
     : layout_(layout),
       slots_(slots),
       dtype_(dtype),
-      memory_(slots * layout.slot_size * size_of(dtype)) {
+      memory_(slots * layout.slot_size * size_of(dtype), memory_of(device)) {
   for (int64_t s = 0; s < slots; ++s) clear(s);
 }
 
@@ -77,9 +78,22 @@ State& State::operator=(const State& other) {
   layout_ = other.layout_;
   slots_ = other.slots_;
   dtype_ = other.dtype_;
-  memory_ = Memory(slots_ * slot_bytes());
-  if (slots_ > 0) std::memcpy(memory_.data(), other.memory_.data(), slots_ * slot_bytes());
+  if (memory_.kind() != other.memory_.kind() || memory_.bytes() != other.memory_.bytes()) {
+    memory_ = Memory(slots_ * slot_bytes(), other.memory_.kind());
+  }
+  copy_bytes(memory_.data(), other.memory_.data(), slots_ * slot_bytes());
   return *this;
+}
+
+void State::copy_from(const State& other) {
+  assert(slots_ * slot_bytes() == other.slots_ * other.slot_bytes());
+  copy_bytes(memory_.data(), other.memory_.data(), slots_ * slot_bytes());
+}
+
+State State::on_host() const {
+  State result(layout_, slots_, dtype_);
+  result.copy_from(*this);
+  return result;
 }
 
 StateView State::view(int64_t index) const {
@@ -90,6 +104,10 @@ StateView State::view(int64_t index) const {
 
 void State::clear(int64_t slot) {
   assert(slot >= 0 && slot < slots_);
+  if (memory_.kind() == MemoryKind::kDevice) {
+    copy_bytes(this->slot(slot).data, State(layout_, 1, dtype_).slot(0).data, slot_bytes());
+    return;
+  }
   for (size_t i = 0; i < layout_.items.size(); ++i) {
     const StateItem& item = layout_.items[i];
     const StateView items = view(static_cast<int64_t>(i));
@@ -112,7 +130,7 @@ TensorView State::slot(int64_t slot) const {
 }
 
 void State::copy_slot(int64_t from, int64_t to) {
-  if (from != to) std::memcpy(slot(to).data, slot(from).data, slot_bytes());
+  if (from != to) copy_bytes(slot(to).data, slot(from).data, slot_bytes());
 }
 
 void Batch::add(std::span<const int32_t> sequence, int64_t in, int64_t out) {
@@ -124,9 +142,56 @@ void Batch::add(std::span<const int32_t> sequence, int64_t in, int64_t out) {
 
 void Batch::clear() {
   tokens.clear();
+  targets.clear();
   offsets.assign(1, 0);
   slot_in.clear();
   slot_out.clear();
+}
+
+bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
+  for (int64_t t = 0; t < batch.rows(); ++t) {
+    check(batch.tokens[t] >= 0 && batch.tokens[t] < vocabulary,
+          "token {} at position {} is outside the vocabulary of {} (0 to {})", batch.tokens[t], t,
+          vocabulary, vocabulary - 1);
+    check(batch.targets.empty() || batch.targets[t] < vocabulary,
+          "target token {} at position {} is not below the vocabulary's size {}", batch.targets[t],
+          t, vocabulary);
+  }
+  const int64_t rows = batch.rows(), count = batch.count();
+  bool moved = rows != rows_ || device != device_;
+  if (moved || count > capacity_) {
+    // Room for twice as many sequences: where documents end differs from batch to batch.
+    capacity_ = std::max<int64_t>(2 * count, 16);
+    moved = true;
+  }
+  rows_ = rows;
+  device_ = device;
+  if (device == Device::kMeta) device = Device::kCpu;
+  int64_t end = 0;
+  const auto take = [&](int64_t size) { return Mirror::advance(end, size); };
+  const int64_t tokens = take(rows * 4), targets = take(rows * 4), of_row = take(rows * 4);
+  const int64_t offsets = take((capacity_ + 1) * 8), in = take(capacity_ * 8);
+  const int64_t out = take(capacity_ * 8);
+  bytes_ = end;
+  moved |= mirror_.reserve(device, end);
+  std::copy(batch.tokens.begin(), batch.tokens.end(), mirror_.at<int32_t>(tokens));
+  std::copy(batch.targets.begin(), batch.targets.end(), mirror_.at<int32_t>(targets));
+  for (int64_t s = 0; s < count; ++s) {
+    std::fill(mirror_.at<int32_t>(of_row) + batch.offsets[s],
+              mirror_.at<int32_t>(of_row) + batch.offsets[s + 1], static_cast<int32_t>(s));
+  }
+  std::copy(batch.offsets.begin(), batch.offsets.end(), mirror_.at<int64_t>(offsets));
+  std::copy(batch.slot_in.begin(), batch.slot_in.end(), mirror_.at<int64_t>(in));
+  std::copy(batch.slot_out.begin(), batch.slot_out.end(), mirror_.at<int64_t>(out));
+  tokens_ = mirror_.mirrored<int32_t>(tokens);
+  targets_ = mirror_.mirrored<int32_t>(targets);
+  sequences_ = {count, mirror_.mirrored<int64_t>(offsets), mirror_.mirrored<int64_t>(in),
+                mirror_.mirrored<int64_t>(out), mirror_.mirrored<int32_t>(of_row).device};
+  return moved;
+}
+
+void PlacedBatch::send() const {
+  if (device_ == Device::kCuda) mirror_.send(bytes_);
 }
 
 const Generation& find_generation(std::string_view name) {
@@ -184,7 +249,8 @@ Model::Model(const ModelConfig& config) : config_(config) {
   }
 }
 
-void Model::allocate(const std::vector<DType>& dtypes) {
+void Model::allocate(const std::vector<DType>& dtypes, Device device) {
+  device_ = device;
   int64_t bytes = 0;
   const auto round_up = [](int64_t x) {
     return (x + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
@@ -193,7 +259,7 @@ void Model::allocate(const std::vector<DType>& dtypes) {
     parameters_[i].value.dtype = dtypes[i];
     bytes += round_up(parameters_[i].value.bytes());
   }
-  memory_ = Memory(bytes);
+  memory_ = Memory(bytes, memory_of(device));
   char* next = static_cast<char*>(memory_.data());
   for (Parameter& parameter : parameters_) {
     parameter.value.data = next;
@@ -329,7 +395,34 @@ Model Model::converted(DType dtype) const {
   return model;
 }
 
-Tensor Model::forward(Context& ctx, const Batch& batch, const ForwardOptions& options) const {
+Model Model::on_gpu(DType matrices) const {
+  assert(device_ == Device::kCpu);
+  Model model(config_);
+  std::vector<DType> dtypes;
+  for (const Parameter& parameter : parameters_) {
+    dtypes.push_back(parameter.spec.is_matrix() ? matrices : DType::kF32);
+  }
+  model.allocate(dtypes, Device::kCuda);
+  std::vector<std::byte> converted;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Tensor &from = parameters_[i].value, &to = model.parameters_[i].value;
+    if (from.dtype == to.dtype) {
+      copy_bytes(to.data, from.data, to.bytes());
+      continue;
+    }
+    converted.resize(to.bytes());
+    convert(from, {converted.data(), to.dtype, to.shape});
+    copy_bytes(to.data, converted.data(), to.bytes());
+  }
+  model.bind();
+  return model;
+}
+
+DType Model::activation_type() const {
+  return device_ == Device::kCuda ? parameters_.back().value.dtype : DType::kF32;
+}
+
+Tensor Model::forward(Context& ctx, const PlacedBatch& batch, const ForwardOptions& options) const {
   assert(!ctx.recording() || options.state_in == nullptr || options.state_in != options.state_out);
   return network_->forward(ctx, batch, options);
 }
@@ -342,21 +435,15 @@ Tensor Model::output_norm(Context& ctx, const Tensor& x) const {
 
 Tensor Model::logits(Context& ctx, const Tensor& x, std::span<const int64_t> rows) const {
   assert(!ctx.recording());
-  const Tensor chosen = ctx.make({static_cast<int64_t>(rows.size()), x.cols()});
+  const int64_t count = static_cast<int64_t>(rows.size());
   const int64_t row_bytes = x.cols() * size_of(x.dtype);
-  if (ctx.device != Device::kMeta) {
-    for (size_t i = 0; i < rows.size(); ++i) {
-      std::memcpy(static_cast<char*>(chosen.data) + static_cast<int64_t>(i) * row_bytes,
-                  static_cast<const char*>(x.data) + rows[i] * row_bytes, row_bytes);
-    }
+  const Tensor chosen = ctx.make({count, x.cols()}, x.dtype);
+  for (int64_t i = 0, run = 0; i < count; i += run) {  // neighbours together
+    for (run = 1; i + run < count && rows[i + run] == rows[i] + run;) ++run;
+    ctx.copy(static_cast<char*>(chosen.data) + i * row_bytes,
+             static_cast<const char*>(x.data) + rows[i] * row_bytes, run * row_bytes);
   }
-  return linear(ctx, output_norm(ctx, chosen), parameters_.back().weight());
-}
-
-Tensor Model::last_logits(Context& ctx, const Batch& batch, const ForwardOptions& options) const {
-  std::vector<int64_t> rows;
-  for (size_t s = 0; s + 1 < batch.offsets.size(); ++s) rows.push_back(batch.offsets[s + 1] - 1);
-  return logits(ctx, forward(ctx, batch, options), rows);
+  return linear_as(ctx, ctx.wide_dtype(), output_norm(ctx, chosen), parameters_.back().weight());
 }
 
 void Model::prepare_training(bool low) {
@@ -370,7 +457,7 @@ void Model::prepare_training(bool low) {
   }
   if (!low) return;
   const bool planned = memory_.data() == nullptr;
-  if (!planned) low_memory_ = Memory(elements * size_of(DType::kBF16));
+  if (!planned) low_memory_ = Memory(elements * size_of(DType::kBF16), memory_of(device_));
   // A planned model's copies are never touched, but must not look absent.
   auto* next = planned ? reinterpret_cast<BFloat16*>(Arena::kAlignment)
                        : static_cast<BFloat16*>(low_memory_.data());
@@ -383,8 +470,19 @@ void Model::prepare_training(bool low) {
 }
 
 void Model::refresh_low() {
+  std::vector<std::byte> master, low;
   for (const Parameter& parameter : parameters_) {
-    if (parameter.low && parameter.value) convert(parameter.value, parameter.low);
+    if (!parameter.low || !parameter.value) continue;
+    if (device_ == Device::kCpu) {
+      convert(parameter.value, parameter.low);
+      continue;
+    }
+    master.resize(parameter.value.bytes());
+    low.resize(parameter.low.bytes());
+    copy_bytes(master.data(), parameter.value.data, parameter.value.bytes());
+    convert({master.data(), parameter.value.dtype, parameter.value.shape},
+            {low.data(), DType::kBF16, parameter.low.shape});
+    copy_bytes(parameter.low.data, low.data(), parameter.low.bytes());
   }
 }
 

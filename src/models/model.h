@@ -11,6 +11,7 @@
 
 #include "core/arena.h"
 #include "core/context.h"
+#include "core/mirror.h"
 #include "models/parameters.h"
 #include "ops/linear/linear.h"
 
@@ -37,10 +38,16 @@ struct StateLayout {
 class State {
  public:
   State() = default;
-  // All slots empty.
-  State(const StateLayout& layout, int64_t slots, DType dtype = DType::kF32);
+  // All slots empty, in this device's memory.
+  State(const StateLayout& layout, int64_t slots, DType dtype = DType::kF32,
+        Device device = Device::kCpu);
   State(const State& other) { *this = other; }
+  // The copy is where the original is.
   State& operator=(const State& other);
+  // Takes over the numbers of a state of the same layout, wherever the two are.
+  void copy_from(const State& other);
+  // The same state in the processor's memory.
+  State on_host() const;
   State(State&&) = default;
   State& operator=(State&&) = default;
 
@@ -65,15 +72,44 @@ class State {
 // Sequences laid end to end, with the slots their states come from and go to.
 struct Batch {
   std::vector<int32_t> tokens;             // [T]
+  std::vector<int32_t> targets;            // [T] in training, else empty
   std::vector<int64_t> offsets{0};         // [S + 1]
   std::vector<int64_t> slot_in, slot_out;  // [S]; -1: the empty state / nowhere
 
   void add(std::span<const int32_t> sequence, int64_t in, int64_t out);
   void clear();
   int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
-  Sequences sequences() const {
-    return {static_cast<int64_t>(slot_in.size()), offsets.data(), slot_in.data(), slot_out.data()};
+  int64_t count() const { return static_cast<int64_t>(slot_in.size()); }
+};
+
+// A batch where a device's operators read it. One object serves batch after batch: batches of as
+// many rows, and of no more sequences than before, are at the same addresses, which is what a
+// captured graph needs.
+class PlacedBatch {
+ public:
+  PlacedBatch() = default;
+  // stage() and send() at once.
+  PlacedBatch(const Batch& batch, int64_t vocabulary, Device device) {
+    stage(batch, vocabulary, device);
+    send();
   }
+  // Copies the batch. Throws Error for an id outside the vocabulary, or a target above it. Returns
+  // whether the addresses changed. On a GPU, work in flight must have read the batch before.
+  bool stage(const Batch& batch, int64_t vocabulary, Device device);
+  // Brings the GPU's copy up to date, in the stream's order.
+  void send() const;
+
+  int64_t rows() const { return rows_; }
+  Mirrored<int32_t> tokens() const { return tokens_; }
+  Mirrored<int32_t> targets() const { return targets_; }
+  const Sequences& sequences() const { return sequences_; }
+
+ private:
+  Mirror mirror_;
+  Device device_ = Device::kCpu;
+  int64_t rows_ = 0, bytes_ = 0, capacity_ = 0;
+  Mirrored<int32_t> tokens_, targets_;
+  Sequences sequences_;
 };
 
 // One parameter of a loaded model.
@@ -98,7 +134,8 @@ class Network {
  public:
   virtual ~Network() = default;
   // Tokens -> the residual stream after the last block [T, C].
-  virtual Tensor forward(Context& ctx, const Batch& batch, const ForwardOptions& options) const = 0;
+  virtual Tensor forward(Context& ctx, const PlacedBatch& batch,
+                         const ForwardOptions& options) const = 0;
 };
 
 struct Generation {
@@ -145,17 +182,22 @@ class Model {
   int64_t bytes() const;
   // The same numbers as F64 or C128, for `ref`.
   Model converted(DType dtype) const;
+  // The same model in a GPU's memory, matrices as F32 or BF16, vectors in float32. One tensor at a
+  // time is in memory besides. Throws Error when there is no GPU, or it has too little memory.
+  Model on_gpu(DType matrices) const;
+  // Where its parameters are.
+  Device device() const { return device_; }
+  // Of operators that run this model: BF16 when a GPU's matrices are BF16, else F32.
+  DType activation_type() const;
 
   // The residual stream after the last block [T, C].
-  Tensor forward(Context& ctx, const Batch& batch, const ForwardOptions& options) const;
+  Tensor forward(Context& ctx, const PlacedBatch& batch, const ForwardOptions& options) const;
   // The output norm: what the head reads.
   Tensor output_norm(Context& ctx, const Tensor& x) const;
   Weight head() const { return parameter("head.weight").weight(); }
-  // Logits [R, V] of these rows of the residual stream, in this order; not for recording.
+  // Logits [R, V], float32 or wider, of these rows of the residual stream, in this order; not for
+  // recording.
   Tensor logits(Context& ctx, const Tensor& x, std::span<const int64_t> rows) const;
-  // forward() and the logits of each sequence's last row.
-  Tensor last_logits(Context& ctx, const Batch& batch, const ForwardOptions& options) const;
-
   // For training: gives every parameter an id on the tape, and products a bfloat16 copy if `low`.
   void prepare_training(bool low);
   // Rounds the masters into the bfloat16 copies again, after the masters were written.
@@ -163,10 +205,11 @@ class Model {
 
  private:
   explicit Model(const ModelConfig& config);
-  void allocate(const std::vector<DType>& dtypes);
+  void allocate(const std::vector<DType>& dtypes, Device device = Device::kCpu);
   void bind();
 
   ModelConfig config_;
+  Device device_ = Device::kCpu;
   StateLayout state_layout_;
   std::vector<Parameter> parameters_;
   Memory memory_, low_memory_;

@@ -95,8 +95,9 @@ class Rwkv4 final : public Network {
     }
   }
 
-  Tensor forward(Context& ctx, const Batch& batch, const ForwardOptions& options) const override {
-    Tensor x = embedding(ctx, batch.tokens.data(), batch.rows(), *embedding_);
+  Tensor forward(Context& ctx, const PlacedBatch& batch,
+                 const ForwardOptions& options) const override {
+    Tensor x = embedding(ctx, batch.tokens(), batch.rows(), *embedding_);
     x = layer_norm(ctx, x, *ln0_weight_, *ln0_bias_, config_.norm_epsilon);
     const Sequences sequences = batch.sequences();
     for (int64_t l = 0; l < config_.layers; ++l) {

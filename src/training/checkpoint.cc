@@ -13,7 +13,12 @@ constexpr std::string_view kPrefix = "checkpoint-", kSuffix = ".safetensors";
 constexpr std::string_view kFirstMoment = "optimizer.m.", kSecondMoment = "optimizer.v.";
 
 StoredTensor stored(std::string name, const TensorView& view) {
-  return {std::move(name), view.dtype, view.shape, view.data};
+  StoredTensor tensor{std::move(name), view.dtype, view.shape, view.data};
+  if (cuda::is_device_memory(view.data)) {
+    tensor.data = nullptr;
+    tensor.make = [view](void* to) { copy_bytes(to, view.data, view.bytes()); };
+  }
+  return tensor;
 }
 
 nlohmann::json describe(const Model& model, const RunState& run) {
@@ -55,7 +60,7 @@ void copy_tensor(const TensorSource& source, const std::string& name, const Tens
         "'{}' is {} {}, expected f32 {}", name, name_of(from->dtype), from->shape.to_string(),
         to.shape.to_string());
   TensorReader reader;
-  std::memcpy(to.data, reader.read(*from), to.bytes());
+  copy_bytes(to.data, reader.read(*from), to.bytes());
 }
 
 }  // namespace
@@ -213,7 +218,7 @@ void save_model(const std::filesystem::path& path, const Model& model, const Run
   write_safetensors(path, tensors, metadata_of(model, run));
 }
 
-Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool) {
+Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Device device) {
   Resumed resumed;
   try {
     const TensorSource source = open_checkpoint(path);
@@ -244,7 +249,7 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool) {
     check(json.at("configuration_hash").get<uint64_t>() ==
               configuration_hash(model.config(), run.options),
           "its weights do not belong to its training options");
-    resumed.trainer = std::make_unique<Trainer>(std::move(model), run.options, pool);
+    resumed.trainer = std::make_unique<Trainer>(std::move(model), run.options, pool, device);
     const auto parameters = resumed.trainer->model().parameters();
     for (size_t i = 0; i < parameters.size(); ++i) {
       copy_tensor(source, std::string(kFirstMoment) + parameters[i].spec.name,

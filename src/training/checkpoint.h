@@ -56,7 +56,8 @@ struct Resumed {
   std::unique_ptr<Trainer> trainer;
 };
 // Throws Error when the file is no whole checkpoint of training.
-Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool);
+Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool,
+                        Device device = Device::kCpu);
 
 // The tensors of a file that belong to a model: not those of an optimizer.
 std::vector<NamedTensor> model_tensors(const TensorSource& source);

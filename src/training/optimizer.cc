@@ -1,23 +1,37 @@
 #include "training/optimizer.h"
 
-#include <cmath>
-
-#include "ops/adamw/adamw.h"
 #include "ops/global_norm/global_norm.h"
 
 namespace rookery {
 
+namespace {
+
+// Each tensor begins at a multiple of 16 bytes, so that vectors of four can be read.
+int64_t padded_count(int64_t count) { return (count + 3) / 4 * 4; }
+
+}  // namespace
+
 Optimizer::Optimizer(const Model& model, const OptimizerOptions& options)
-    : model_(model), options_(options), memory_(3 * 4 * model.parameter_count()) {
+    : model_(model),
+      options_(options),
+      memory_(gradient_bytes(model) + moment_bytes(model), memory_of(model.device())) {
   auto* next = static_cast<float*>(memory_.data());
   for (std::vector<TensorView>* views : {&gradients_, &m_, &v_}) {
     for (const Parameter& parameter : model.parameters()) {
       check(parameter.value.dtype == DType::kF32, "training needs float32 masters, '{}' is {}",
             parameter.spec.name, name_of(parameter.value.dtype));
       views->push_back({next, DType::kF32, parameter.value.shape});
-      next += parameter.value.count();
+      next += padded_count(parameter.value.count());
     }
   }
+}
+
+int64_t Optimizer::gradient_bytes(const Model& model) {
+  int64_t count = 0;
+  for (const Parameter& parameter : model.parameters()) {
+    count += padded_count(parameter.value.count());
+  }
+  return count * 4;
 }
 
 void Optimizer::attach(Tape& tape, bool accumulate) const {
@@ -26,33 +40,31 @@ void Optimizer::attach(Tape& tape, bool accumulate) const {
   }
 }
 
-double Optimizer::step(Context& ctx, double learning_rate, int64_t step) {
-  const double norm = global_norm(ctx, gradients_);
-  check(std::isfinite(norm),
-        "the gradient is not finite at step {} (norm {}): lower the learning rate or clip more; "
-        "the last "
-        "checkpoint is whole",
-        step, norm);
-  const AdamWStep now{
-      .learning_rate = learning_rate,
-      .beta1 = options_.beta1,
-      .beta2 = options_.beta2,
-      .epsilon = options_.epsilon,
-      .gradient_scale = options_.clip > 0 ? std::min(1.0, options_.clip / (norm + 1e-6)) : 1,
-      .step = step};
+AdamWStep Optimizer::numbers(double learning_rate, int64_t step) const {
+  return {.learning_rate = learning_rate,
+          .beta1 = options_.beta1,
+          .beta2 = options_.beta2,
+          .epsilon = options_.epsilon,
+          .clip = options_.clip,
+          .step = step};
+}
+
+TensorView Optimizer::step(Context& ctx, Mirrored<AdamWStep> numbers) const {
+  const TensorView norm = global_norm(ctx, gradients_);
+  AdamWForward update{.tensors = {}, .step = numbers, .norm = norm};
   for (size_t i = 0; i < gradients_.size(); ++i) {
     const Parameter& parameter = model_.parameters()[i];
-    adamw(ctx, {.parameter = parameter.value,
-                .gradient = gradients_[i],
-                .m = m_[i],
-                .v = v_[i],
-                .low = parameter.low,
-                .step = &now,
-                .rate_multiplier = parameter.spec.group.rate_multiplier,
-                .weight_decay = parameter.spec.group.weight_decay
-                                    ? static_cast<float>(options_.weight_decay)
-                                    : 0.0f});
+    update.tensors.push_back({.parameter = parameter.value,
+                              .gradient = gradients_[i],
+                              .m = m_[i],
+                              .v = v_[i],
+                              .low = parameter.low,
+                              .rate_multiplier = parameter.spec.group.rate_multiplier,
+                              .weight_decay = parameter.spec.group.weight_decay
+                                                  ? static_cast<float>(options_.weight_decay)
+                                                  : 0.0f});
   }
+  adamw(ctx, update);
   return norm;
 }
 

@@ -5,6 +5,7 @@
 
 #include "core/context.h"
 #include "models/model.h"
+#include "ops/adamw/adamw.h"
 
 namespace rookery {
 
@@ -21,16 +22,18 @@ class Optimizer {
 
   // Tells the tape where the gradients go; with `accumulate` they are added to what is there.
   void attach(Tape& tape, bool accumulate) const;
-  // Clips and updates; `step` counts from 1. Returns the global norm before clipping. Throws Error,
-  // and changes nothing, when the norm is not finite.
-  double step(Context& ctx, double learning_rate, int64_t step);
+  // The numbers of a step; `step` counts from 1.
+  AdamWStep numbers(double learning_rate, int64_t step) const;
+  // Clips and updates; nothing changes when the norm is not finite. Returns the global norm [1] F64
+  // before clipping, in the context's arena.
+  TensorView step(Context& ctx, Mirrored<AdamWStep> numbers) const;
 
   TensorView gradient(size_t parameter) const { return gradients_[parameter]; }
   TensorView m(size_t parameter) const { return m_[parameter]; }
   TensorView v(size_t parameter) const { return v_[parameter]; }
   // Bytes of gradients and moments of a model.
-  static int64_t gradient_bytes(const Model& model) { return model.parameter_count() * 4; }
-  static int64_t moment_bytes(const Model& model) { return model.parameter_count() * 8; }
+  static int64_t gradient_bytes(const Model& model);
+  static int64_t moment_bytes(const Model& model) { return 2 * gradient_bytes(model); }
 
  private:
   const Model& model_;

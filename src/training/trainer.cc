@@ -1,7 +1,10 @@
 #include "training/trainer.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 
+#include "core/checked_run.h"
 #include "ops/cross_entropy/cross_entropy.h"
 
 namespace rookery {
@@ -16,17 +19,21 @@ TrainingBatch one_window_each(int64_t windows, int64_t context) {
 
 void fill(const TrainingBatch& from, Batch& to) {
   to.tokens = from.tokens;
+  to.targets = from.targets;
   to.offsets = from.offsets;
   to.slot_in.assign(from.offsets.size() - 1, -1);
   to.slot_out = to.slot_in;
 }
 
 // The recorded computation of one micro-batch.
-CrossEntropyResult loss_of(Context& ctx, const Model& model, const Batch& batch,
-                           const int32_t* targets, float dropout,
-                           const CrossEntropyOptions& options) {
+CrossEntropyResult loss_of(Context& ctx, const Model& model, const PlacedBatch& batch,
+                           float dropout, const CrossEntropyOptions& options) {
   const Tensor x = model.forward(ctx, batch, {.dropout = dropout});
-  return cross_entropy(ctx, model.output_norm(ctx, x), model.head(), targets, options);
+  return cross_entropy(ctx, model.output_norm(ctx, x), model.head(), batch.targets(), options);
+}
+
+DType activation_type(const TrainOptions& options, Device device) {
+  return device == Device::kCuda ? options.products : DType::kF32;
 }
 
 }  // namespace
@@ -56,17 +63,106 @@ void validate(const TrainOptions& o) {
   validate(o.schedule);
 }
 
-Trainer::Trainer(Model model, const TrainOptions& options, ThreadPool& pool) : options_(options) {
+namespace {
+
+// The largest number of windows of a micro-batch that needs no more than `bytes`; 0: not even one.
+int64_t batch_that_fits(const ModelConfig& config, TrainOptions options, ThreadPool& pool,
+                        Device device, int64_t bytes) {
+  int64_t fits = 0, above = options.batch;
+  while (above - fits > 1) {
+    options.batch = fits + (above - fits) / 2;
+    (plan_memory(config, options, pool, device).total() <= bytes ? fits : above) = options.batch;
+  }
+  return fits;
+}
+
+void check_memory(const MemoryPlan& plan, const ModelConfig& config, TrainOptions options,
+                  ThreadPool& pool) {
+  const int64_t free = cuda::free_memory();
+  if (plan.total() <= free) return;
+  const auto gigabytes = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
+  std::string advice;
+  if (const int64_t batch = batch_that_fits(config, options, pool, Device::kCuda, free)) {
+    advice = fmt::format("a batch of {} fits (--batch {} --accumulate {})", batch, batch,
+                         (options.batch * options.accumulation + batch - 1) / batch);
+  }
+  if (!options.gradient_checkpointing) {
+    options.gradient_checkpointing = true;
+    const bool whole = plan_memory(config, options, pool, Device::kCuda).total() <= free;
+    const int64_t batch =
+        whole ? options.batch : batch_that_fits(config, options, pool, Device::kCuda, free);
+    if (batch > 0) {
+      advice += fmt::format("{}with --gradient-checkpointing a batch of {} fits",
+                            advice.empty() ? "" : "; ", batch);
+    }
+  }
+  if (advice.empty()) advice = "not even a batch of 1 fits: use a smaller model or context";
+  fail("training needs {:.2f} GiB of the GPU's memory, {:.2f} GiB are free: {}",
+       gigabytes(plan.total()), gigabytes(free), advice);
+}
+
+}  // namespace
+
+Trainer::Trainer(Model model, const TrainOptions& options, ThreadPool& pool, Device device)
+    : options_(options), arena_(memory_of(device)), tape_(memory_of(device)) {
   validate(options);
-  const MemoryPlan plan = plan_memory(model.config(), options, pool);
+  const MemoryPlan plan = plan_memory(model.config(), options, pool, device);
+  ctx_.use(device, activation_type(options, device));
+  if (device == Device::kCuda) {
+    check_memory(plan, model.config(), options, pool);
+    model = model.on_gpu(DType::kF32);
+  }
   model_ = std::make_unique<Model>(std::move(model));
   model_->prepare_training(options.products == DType::kBF16);
   optimizer_ = std::make_unique<Optimizer>(*model_, options.optimizer);
-  arena_.reserve(plan.activations);
+  arena_.reserve(plan.activations + plan.scratch);
   tape_.reserve(plan.activation_gradients);
+  numbers_.reserve(device, sizeof(Numbers));
   ctx_.pool = &pool;
   ctx_.arena = &arena_;
   ctx_.seed = options.seed;
+  ctx_.gradient_checkpointing = options.gradient_checkpointing;
+  ctx_.random_base = numbers_.mirrored<uint64_t>(offsetof(Numbers, random_base));
+}
+
+void Trainer::compute_gradients(bool accumulate) {
+  arena_.reset();
+  tape_.clear();
+  ctx_.tape = &tape_;
+  ctx_.random_stream = 0;
+  optimizer_->attach(tape_, accumulate);
+  const auto gradient = numbers_.mirrored<float>(offsetof(Numbers, objective_gradient));
+  const float* upstream = ctx_.device == Device::kCuda ? gradient.device : gradient.host;
+  loss_sum_ = loss_of(ctx_, *model_, placed_, static_cast<float>(options_.dropout),
+                      {.l2wrap = options_.l2wrap,
+                       .objective_gradient = {const_cast<float*>(upstream), DType::kF32, {1}}})
+                  .loss_sum;
+  if (on_backward) on_backward(tape_);
+  tape_.run_backward();
+  ctx_.tape = nullptr;
+}
+
+void Trainer::update() {
+  norm_ = optimizer_->step(ctx_, numbers_.mirrored<AdamWStep>(offsetof(Numbers, adamw)));
+}
+
+template <class Work>
+void Trainer::run(cuda::Graph& graph, int64_t& runs, Work work) {
+  // The first run gets memory and opens libraries, which a recording may not do.
+  const bool plain = ctx_.device != Device::kCuda || ctx_.checker != nullptr ||
+                     ctx_.profile != nullptr || on_backward || runs++ == 0;
+  if (plain) return work();
+  if (!graph.recorded()) {
+    graph.begin();
+    try {
+      work();
+    } catch (...) {
+      graph.abandon();
+      throw;
+    }
+    graph.end();
+  }
+  graph.launch();
 }
 
 StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
@@ -81,30 +177,43 @@ StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
     ++steps_done_;
     return result;
   }
-  for (size_t i = 0; i < micro_batches.size(); ++i) {
+  const auto count = static_cast<int64_t>(micro_batches.size());
+  const int64_t bytes = (count + 1) * static_cast<int64_t>(sizeof(double));
+  if (results_.bytes() < bytes) {
+    results_ =
+        Memory(bytes, ctx_.device == Device::kCuda ? MemoryKind::kPinned : MemoryKind::kHost);
+  }
+  Numbers& numbers = *numbers_.at<Numbers>(0);
+  numbers.adamw = optimizer_->numbers(result.learning_rate, steps_done_ + 1);
+  numbers.objective_gradient = static_cast<float>(1.0 / static_cast<double>(targets));
+  for (int64_t i = 0; i < count; ++i) {
+    if (i > 0 && ctx_.device == Device::kCuda) cuda::synchronize();  // it reads the batch before
     // Each micro-batch of each step has random numbers of its own, and a replay has the same. The
     // high bit keeps them apart from the loader's.
-    ctx_.random_stream =
-        uint64_t{1} << 62 | (static_cast<uint64_t>(steps_done_) * micro_batches.size() + i) << 16;
+    numbers.random_base = uint64_t{1} << 62 | static_cast<uint64_t>(steps_done_ * count + i) << 16;
     fill(micro_batches[i], batch_);
-    arena_.reset();
-    tape_.clear();
-    ctx_.tape = &tape_;
-    optimizer_->attach(tape_, i > 0);
-    ctx_.gradient_checkpointing = options_.gradient_checkpointing;
-    const CrossEntropyResult loss = loss_of(ctx_, *model_, batch_, micro_batches[i].targets.data(),
-                                            static_cast<float>(options_.dropout),
-                                            {1.0 / static_cast<double>(targets), options_.l2wrap});
-    if (on_backward) on_backward(tape_);
-    tape_.run_backward();
-    for (int64_t t = 0; t < loss.losses.count(); ++t) {
-      result.loss += loss.losses.as<float>()[t] / static_cast<double>(targets);
+    if (placed_.stage(batch_, model_->config().vocabulary, ctx_.device)) {
+      for (int g : {0, 1}) graphs_[g].reset(), runs_[g] = 0;
     }
+    placed_.send();
+    numbers_.send(sizeof(Numbers));
+    const int g = i > 0 ? 1 : 0;
+    run(graphs_[g], runs_[g], [&] { compute_gradients(i > 0); });
+    ctx_.copy(this->result<double>(i), loss_sum_.data, sizeof(double));
   }
-  ctx_.tape = nullptr;
+  run(graphs_[2], runs_[2], [&] { update(); });
+  ctx_.copy(this->result<double>(count), norm_.data, sizeof(double));
+  if (ctx_.device == Device::kCuda) cuda::synchronize();
+  for (int64_t i = 0; i < count; ++i) {
+    result.loss += *this->result<double>(i) / static_cast<double>(targets);
+  }
+  result.gradient_norm = *this->result<double>(count);
   check(std::isfinite(result.loss), "the loss is {} at step {}: lower the learning rate",
         result.loss, steps_done_ + 1);
-  result.gradient_norm = optimizer_->step(ctx_, result.learning_rate, steps_done_ + 1);
+  check(std::isfinite(result.gradient_norm),
+        "the gradient is not finite at step {} (norm {}): lower the learning rate or clip more; "
+        "the last checkpoint is whole",
+        steps_done_ + 1, result.gradient_norm);
   ++steps_done_;
   return result;
 }
@@ -120,20 +229,20 @@ StepResult Trainer::step(const Loader& loader) {
 
 double Trainer::evaluate(std::span<const TrainingBatch> batches) {
   double sum = 0, targets = 0;
-  ctx_.tape = nullptr;
   for (const TrainingBatch& batch : batches) {
     fill(batch, batch_);
+    evaluated_.stage(batch_, model_->config().vocabulary, ctx_.device);
+    evaluated_.send();
     arena_.reset();
-    const CrossEntropyResult loss = loss_of(ctx_, *model_, batch_, batch.targets.data(), 0, {});
-    for (int64_t t = 0; t < loss.losses.count(); ++t) {
-      sum += loss.losses.as<float>()[t];
-      targets += batch.targets[t] >= 0 ? 1 : 0;
-    }
+    sum += element(loss_of(ctx_, *model_, evaluated_, 0, {}).loss_sum, 0);
+    targets += static_cast<double>(std::count_if(batch.targets.begin(), batch.targets.end(),
+                                                 [](int32_t t) { return t >= 0; }));
   }
   return targets > 0 ? sum / targets : 0;
 }
 
-MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, ThreadPool& pool) {
+MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, ThreadPool& pool,
+                       Device device) {
   Model model = Model::planned(config);
   const bool low = options.products == DType::kBF16;
   model.prepare_training(low);
@@ -145,10 +254,12 @@ MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, T
   plan.gradients = Optimizer::gradient_bytes(model);
   plan.moments = Optimizer::moment_bytes(model);
 
-  Arena arena(/*planning=*/true);
-  Tape tape(/*planning=*/true);
+  Arena arena(MemoryKind::kPlan);
+  Tape tape(MemoryKind::kPlan);
   Context ctx;
   ctx.device = Device::kMeta;
+  ctx.planned = device;
+  ctx.dtype = activation_type(options, device);
   ctx.pool = &pool;
   ctx.arena = &arena;
   ctx.tape = &tape;
@@ -159,14 +270,18 @@ MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, T
         parameter.value,
         {reinterpret_cast<void*>(Arena::kAlignment), DType::kF32, parameter.value.shape}, false);
   }
-  const TrainingBatch window = one_window_each(options.batch, options.context);
   Batch batch;
-  fill(window, batch);
-  loss_of(ctx, model, batch, window.targets.data(), static_cast<float>(options.dropout),
-          {1, options.l2wrap});
+  fill(one_window_each(options.batch, options.context), batch);
+  PlacedBatch placed;
+  placed.stage(batch, config.vocabulary, Device::kMeta);
+  loss_of(ctx, model, placed, static_cast<float>(options.dropout), {.l2wrap = options.l2wrap});
   tape.run_backward();
   plan.activations = arena.peak();
   plan.activation_gradients = tape.peak_bytes();
+  // Sums over rows that many blocks share, states between segments, and the product library's own.
+  if (device == Device::kCuda) {
+    plan.scratch = (int64_t{128} << 20) + 64 * options.batch * options.context;
+  }
   return plan;
 }
 

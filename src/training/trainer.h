@@ -47,8 +47,9 @@ struct StepResult {
 
 class Trainer {
  public:
-  // Takes a float32 model. `pool` must outlive this.
-  Trainer(Model model, const TrainOptions& options, ThreadPool& pool);
+  // Takes a float32 model in the processor's memory, and trains it on `device`. `pool` must outlive
+  // this. Throws Error when the device's memory is too small, and says what would fit.
+  Trainer(Model model, const TrainOptions& options, ThreadPool& pool, Device device = Device::kCpu);
 
   // One step on this batch (its micro-batches in order): the loss is the mean over all targets that
   // are not masked, whatever their share of each micro-batch. If every one is masked, the step
@@ -73,6 +74,23 @@ class Trainer {
   std::function<void(const Tape&)> on_backward;
 
  private:
+  // What a step's kernels read besides the batch.
+  struct Numbers {
+    AdamWStep adamw;
+    uint64_t random_base = 0;
+    float objective_gradient = 0;
+  };
+  // What a step leaves: its losses' sum in each micro-batch, and then the norm.
+  template <class T>
+  T* result(int64_t i) {
+    return static_cast<T*>(results_.data()) + i;
+  }
+  void compute_gradients(bool accumulate);
+  void update();
+  // Runs `work`, or, on a GPU from the third time on, the graph that was recorded of it.
+  template <class Work>
+  void run(cuda::Graph& graph, int64_t& runs, Work work);
+
   TrainOptions options_;
   std::unique_ptr<Model> model_;  // behind a pointer: the tape and the optimizer point into it
   std::unique_ptr<Optimizer> optimizer_;
@@ -80,6 +98,13 @@ class Trainer {
   Tape tape_;
   Context ctx_;
   Batch batch_;
+  PlacedBatch placed_, evaluated_;
+  Mirror numbers_;
+  Memory results_;
+  TensorView loss_sum_, norm_;
+  // Of a step's first micro-batch and the others, and of the update.
+  cuda::Graph graphs_[3];
+  int64_t runs_[3] = {};
   int64_t steps_done_ = 0;
 };
 
@@ -90,10 +115,13 @@ struct MemoryPlan {
   int64_t gradients = 0, moments = 0;
   int64_t activations = 0;  // with scratch
   int64_t activation_gradients = 0;
+  int64_t scratch = 0;  // of a GPU's kernels and products
   int64_t total() const {
-    return weights + low_weights + gradients + moments + activations + activation_gradients;
+    return weights + low_weights + gradients + moments + activations + activation_gradients +
+           scratch;
   }
 };
-MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, ThreadPool& pool);
+MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, ThreadPool& pool,
+                       Device device = Device::kCpu);
 
 }  // namespace rookery

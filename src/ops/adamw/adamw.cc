@@ -6,12 +6,14 @@
 namespace rookery {
 
 void adamw(Context& ctx, const AdamWForward& args) {
-  const int64_t count = args.parameter.count();
-  check(args.gradient.count() == count && args.m.count() == count && args.v.count() == count &&
-            (!args.low || args.low.count() == count),
-        "adamw: parameter {} needs gradient, m, v and low of its size, got {}, {}, {} and {}",
-        args.parameter.shape.to_string(), args.gradient.shape.to_string(), args.m.shape.to_string(),
-        args.v.shape.to_string(), args.low ? args.low.shape.to_string() : "(none)");
+  for (const AdamWTensor& t : args.tensors) {
+    const int64_t count = t.parameter.count();
+    check(t.gradient.count() == count && t.m.count() == count && t.v.count() == count &&
+              (!t.low || t.low.count() == count),
+          "adamw: parameter {} needs gradient, m, v and low of its size, got {}, {}, {} and {}",
+          t.parameter.shape.to_string(), t.gradient.shape.to_string(), t.m.shape.to_string(),
+          t.v.shape.to_string(), t.low ? t.low.shape.to_string() : "(none)");
+  }
   ROOKERY_FORWARD(ctx, adamw, args);
 }
 

@@ -33,12 +33,12 @@ HWY_INLINE void store_rounded(FloatVector x, BFloat16* p, int64_t n) {
   std::memcpy(p, buffer, n * sizeof(uint16_t));
 }
 
-void forward_range(const AdamWForward& g, int64_t begin, int64_t end) {
+void forward_range(const AdamWTensor& g, const AdamWStep& s, double gradient_scale, int64_t begin,
+                   int64_t end) {
   const FloatTag d;
   const auto set = [&](double x) { return hn::Set(d, static_cast<float>(x)); };
-  const AdamWStep& s = *g.step;
   const double rate = s.learning_rate * g.rate_multiplier;
-  const auto scale = set(s.gradient_scale), epsilon = set(s.epsilon);
+  const auto scale = set(gradient_scale), epsilon = set(s.epsilon);
   const auto keep1 = set(s.beta1), take1 = set(1 - s.beta1);
   const auto keep2 = set(s.beta2), take2 = set(1 - s.beta2);
   const auto correction2 = set(1 / std::sqrt(1 - std::pow(s.beta2, s.step)));
@@ -77,9 +77,14 @@ namespace cpu {
 
 void adamw_forward(const AdamWForward& g, Context& ctx) {
   assert(g.step->step >= 1);
-  ctx.pool->for_ranges(g.parameter.count(), 4096, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(forward_range)(g, begin, end);
-  });
+  const double norm = *g.norm.as<double>();
+  if (!std::isfinite(norm)) return;
+  const double scale = clip_scale(g.step->clip, norm);
+  for (const AdamWTensor& tensor : g.tensors) {
+    ctx.pool->for_ranges(tensor.parameter.count(), 4096, [&](int64_t begin, int64_t end, int) {
+      HWY_DYNAMIC_DISPATCH(forward_range)(tensor, *g.step, scale, begin, end);
+    });
+  }
 }
 
 }  // namespace cpu

@@ -9,11 +9,13 @@ namespace {
 // Logits that exist at one time. The gradient of the head is read and written once a chunk: larger
 // chunks cost memory, smaller ones bandwidth.
 constexpr int64_t kLogitBytes = int64_t{64} << 20;
+// A GPU has the memory, and wants large products.
+constexpr int64_t kDeviceLogitBytes = int64_t{1} << 30;
 
 }  // namespace
 
 CrossEntropyResult cross_entropy(Context& ctx, const Tensor& x, const Weight& head,
-                                 const int32_t* targets, const CrossEntropyOptions& options) {
+                                 Mirrored<int32_t> targets, const CrossEntropyOptions& options) {
   const TensorView& weight = head.product();
   const int64_t rows = x.rows(), vocabulary = weight.rows();
   check(x.cols() == weight.cols(), "cross_entropy: x {} does not fit the head {}",
@@ -26,25 +28,33 @@ CrossEntropyResult cross_entropy(Context& ctx, const Tensor& x, const Weight& he
     }
   }
   CrossEntropyForward forward{x, weight, targets, options.scale, options.l2wrap};
-  forward.losses = ctx.make({rows});
-  forward.objective = ctx.make({1});
+  forward.losses = ctx.make({rows}, ctx.wide_dtype());
+  forward.objective = ctx.make({1}, ctx.wide_dtype());
+  forward.loss_sum = ctx.make({1}, ctx.dtype == DType::kC128 ? DType::kC128 : DType::kF64);
   const ArenaScope scope(*ctx.arena);
-  const int64_t chunk = std::clamp<int64_t>(kLogitBytes / (4 * std::max<int64_t>(vocabulary, 1)),
+  const bool padded = ctx.target() == Device::kCuda;
+  const int64_t stride = padded ? cross_entropy_stride(vocabulary) : vocabulary;
+  const int64_t row_bytes = std::max<int64_t>(stride * size_of(ctx.dtype), 1);
+  const int64_t chunk = std::clamp<int64_t>((padded ? kDeviceLogitBytes : kLogitBytes) / row_bytes,
                                             16, std::max<int64_t>(rows, 16));
-  forward.logits = ctx.make({chunk, vocabulary});
+  forward.logits = ctx.make({chunk, stride});
   forward.low_x = low_copy(ctx, {nullptr, ctx.dtype, {chunk, x.cols()}}, weight);
   forward.low_logits = low_copy(ctx, forward.logits, weight);
   if (!ctx.recording()) {
     ROOKERY_FORWARD(ctx, cross_entropy, forward);
-    return {forward.losses, forward.objective};
+    return {forward.losses, forward.objective, forward.loss_sum};
   }
-  const TensorView one = ctx.make({1});
-  if (ctx.device != Device::kMeta) *one.as<float>() = 1;
-  const CrossEntropyBackward backward{forward, one, ctx.tape->gradient_out(x),
+  TensorView upstream = options.objective_gradient;
+  if (!upstream) {
+    static constexpr float kOne = 1;
+    upstream = ctx.make({1}, DType::kF32);
+    ctx.copy(upstream.data, &kOne, sizeof kOne);
+  }
+  const CrossEntropyBackward backward{forward, upstream, ctx.tape->gradient_out(x),
                                       ctx.tape->gradient_out(head.value)};
   ROOKERY_BACKWARD(ctx, cross_entropy, backward);
   ctx.record("cross_entropy", {x, head.value}, {}, [] {});  // its gradients are there already
-  return {forward.losses, forward.objective};
+  return {forward.losses, forward.objective, forward.loss_sum};
 }
 
 }  // namespace rookery

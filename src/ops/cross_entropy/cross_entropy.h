@@ -14,13 +14,15 @@
 namespace rookery {
 
 struct CrossEntropyForward {
-  TensorView x;                      // [T, C]
-  TensorView weight;                 // [V, C], what the products read
-  const int32_t* targets = nullptr;  // [T]
+  TensorView x;               // [T, C]
+  TensorView weight;          // [V, C], what the products read
+  Mirrored<int32_t> targets;  // [T]
   double scale = 1, l2wrap = 0;
   TensorView losses;     // [T] nats; 0 where masked
   TensorView objective;  // [1]
-  TensorView logits;     // [chunk, V] scratch
+  TensorView loss_sum;   // [1] F64: of all rows
+  // [chunk, V] scratch, float32; on a GPU in the type of x, rows padded to cross_entropy_stride(V)
+  TensorView logits;
   TensorView low_x,
       low_logits;  // BF16 [chunk, C], [chunk, V] scratch for bfloat16 products, or empty
 
@@ -30,6 +32,8 @@ struct CrossEntropyForward {
     v.input("weight", weight);
     v.output("losses", losses);
     v.output("objective", objective);
+    v.output("loss_sum", loss_sum);
+    v.mirrored("targets", targets, x.rows());
   }
   double terms() const { return static_cast<double>(std::max(weight.rows(), x.rows()) + x.cols()); }
 };
@@ -52,20 +56,31 @@ namespace cpu {
 void cross_entropy_forward(const CrossEntropyForward& g, Context& ctx);
 void cross_entropy_backward(const CrossEntropyBackward& g, Context& ctx);
 }  // namespace cpu
+namespace cuda {
+void cross_entropy_forward(const CrossEntropyForward& g, Context& ctx);
+void cross_entropy_backward(const CrossEntropyBackward& g, Context& ctx);
+}  // namespace cuda
 
 struct CrossEntropyOptions {
-  double scale = 1;   // usually 1 / number of target tokens of the step
+  double scale = 1;
   double l2wrap = 0;  // the released code trains with 1e-4
+  // [1] the gradient of the objective, usually 1 / number of target tokens of the step; empty: 1
+  TensorView objective_gradient = {};
 };
 
 struct CrossEntropyResult {
   TensorView losses;     // [T]
   TensorView objective;  // [1]
+  TensorView loss_sum;   // [1] F64
 };
 
-// x [T, C], head [V, C], targets [T] -> losses. Throws when the widths differ or a target is V or
-// more.
+// Numbers from row to row of a GPU's logits: a multiple of 64, so that an odd vocabulary is as fast
+// as a round one.
+constexpr int64_t cross_entropy_stride(int64_t vocabulary) { return (vocabulary + 63) / 64 * 64; }
+
+// x [T, C], head [V, C], targets [T] -> losses. Throws when the widths differ or, before anything
+// is computed, when a target is V or more.
 CrossEntropyResult cross_entropy(Context& ctx, const Tensor& x, const Weight& head,
-                                 const int32_t* targets, const CrossEntropyOptions& options);
+                                 Mirrored<int32_t> targets, const CrossEntropyOptions& options);
 
 }  // namespace rookery

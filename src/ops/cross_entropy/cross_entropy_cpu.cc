@@ -85,7 +85,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
   const float factor =
       backward == nullptr ? 0.0f : static_cast<float>(g.scale * *backward->dobjective.as<float>());
   float* logits = g.logits.as<float>();
-  double objective = 0;
+  double objective = 0, loss_sum = 0;
   std::vector<double> largest(chunk);
   for (int64_t first = 0; first < rows; first += chunk) {
     const int64_t count = std::min(chunk, rows - first);
@@ -120,6 +120,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
       }
     });
     for (int64_t t = 0; t < count; ++t) {
+      loss_sum += g.losses.as<float>()[first + t];
       objective += g.losses.as<float>()[first + t] + 0.5 * g.l2wrap * largest[t] * largest[t];
     }
     if (backward == nullptr) continue;
@@ -152,6 +153,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
     }
   }
   *g.objective.as<float>() = static_cast<float>(g.scale * objective);
+  *g.loss_sum.as<double>() = loss_sum;
 }
 
 }  // namespace

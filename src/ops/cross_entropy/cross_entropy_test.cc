@@ -20,6 +20,7 @@ class CrossEntropyTest : public OperatorTest {
     g.l2wrap = 0.1;
     g.losses = make({rows});
     g.objective = make({1});
+    g.loss_sum = arena.make({1}, DType::kF64);
     g.logits = make({chunk, vocabulary});
     g.low_x = low_copy(ctx, {nullptr, DType::kF32, {chunk, width}}, g.weight);
     g.low_logits = low_copy(ctx, g.logits, g.weight);

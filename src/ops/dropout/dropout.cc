@@ -10,14 +10,15 @@ Tensor dropout(Context& ctx, const Tensor& x, float probability, const Tensor& r
         "dropout: the probability must be at least 0 and less than 1, got {}", probability);
   check(!residual || residual.shape == x.shape, "dropout: x {} and residual {} must have one shape",
         x.shape.to_string(), residual.shape.to_string());
-  const Tensor y = ctx.make(x.shape);
-  const DropoutForward forward{x, residual, probability, ctx.seed, ctx.random_stream++, y};
+  const Tensor y = ctx.make(x.shape, residual ? residual.dtype : x.dtype);
+  const DropoutForward forward{
+      x, residual, probability, ctx.seed, ctx.random_base, ctx.random_stream++, y};
   ROOKERY_FORWARD(ctx, dropout, forward);
   ctx.record("dropout", {x, residual}, {y}, [&ctx, forward, x, residual, y] {
     const TensorView dy = ctx.tape->gradient(y);
     if (!dy) return;
-    const DropoutBackward backward{forward, dy, ctx.tape->gradient_out(x),
-                                   ctx.tape->gradient_out(residual)};
+    DropoutBackward backward{forward, dy, ctx.tape->gradient_out(x), {}};
+    if (!ctx.tape->hand_on(y, residual)) backward.dresidual = ctx.tape->gradient_out(residual);
     ROOKERY_BACKWARD(ctx, dropout, backward);
   });
   return y;

@@ -15,9 +15,12 @@ struct DropoutForward {
   TensorView x;         // any shape
   TensorView residual;  // as x, or empty: 0
   float probability = 0;
-  uint64_t seed = 0, stream = 0;
-  TensorView y;  // as x
+  uint64_t seed = 0;
+  Mirrored<uint64_t> base;  // of the step; none: 0
+  uint64_t offset = 0;      // the stream is base + offset
+  TensorView y;             // as x
 
+  uint64_t stream() const { return (base ? *base : 0) + offset; }
   // Random numbers below this drop their element. Below 2^32, because probability is below 1 -
   // 2^-25.
   uint32_t threshold() const { return static_cast<uint32_t>(probability * 0x1p32); }
@@ -27,6 +30,7 @@ struct DropoutForward {
     v.input("x", x);
     v.input("residual", residual);
     v.output("y", y);
+    v.mirrored("base", base, 1);
   }
   double terms() const { return 2; }
 };
@@ -48,6 +52,10 @@ namespace cpu {
 void dropout_forward(const DropoutForward& g, Context& ctx);
 void dropout_backward(const DropoutBackward& g, Context& ctx);
 }  // namespace cpu
+namespace cuda {
+void dropout_forward(const DropoutForward& g, Context& ctx);
+void dropout_backward(const DropoutBackward& g, Context& ctx);
+}  // namespace cuda
 
 // x and, unless empty, residual of one shape -> that shape; 0 <= probability < 1. Takes one stream
 // of the context's random numbers. Throws when the shapes differ or the probability is no such

@@ -54,7 +54,7 @@ HWY_INLINE void for_masked_vectors(const DropoutForward& g, int64_t begin, int64
   const auto threshold = hn::Set(words, g.threshold());
   HWY_ALIGN uint32_t numbers[4 * HWY_MAX_BYTES / sizeof(uint64_t)];
   for (int64_t block = begin; block < end; block += blocks) {
-    draw(g.seed, g.stream, block, numbers);
+    draw(g.seed, g.stream(), block, numbers);
     const int64_t first = 4 * block, count = std::min(4 * blocks, last - first);
     for_vectors(count, [&](int64_t i, int64_t n) {
       const auto number = hn::Load(words, numbers + i);

@@ -14,7 +14,7 @@ void dropout_forward(const DropoutForward& g) {
   const uint32_t threshold = g.threshold();
   const double scale = 1 / (1 - static_cast<double>(g.probability));
   for (int64_t i = 0; i < g.x.count(); ++i) {
-    const bool keep = philox(g.seed, g.stream, i / 4)[i % 4] >= threshold;
+    const bool keep = philox(g.seed, g.stream(), i / 4)[i % 4] >= threshold;
     y[i] = keep ? x[i] * scale : T(0);
     if (residual != nullptr) y[i] += residual[i];
   }

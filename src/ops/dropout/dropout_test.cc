@@ -9,11 +9,13 @@ namespace {
 
 class DropoutTest : public OperatorTest {
  protected:
+  static constexpr uint64_t kBase = 0xfedcba0000;
   // Seed and stream with numbers in their upper halves.
   DropoutForward make_forward(const Shape& shape, float probability, bool residual) {
-    return {random(shape), residual ? random(shape) : TensorView{},
-            probability,   0x123456789abcdef0,
-            0xfedcba9876,  make(shape)};
+    return {random(shape),     residual ? random(shape) : TensorView{},
+            probability,       0x123456789abcdef0,
+            {&kBase, nullptr}, 0x9876,
+            make(shape)};
   }
 };
 
@@ -91,7 +93,7 @@ TEST_F(DropoutTest, EveryCallHasItsMaskAndAReplayRepeatsIt) {
 }
 
 TEST_F(DropoutTest, PlanningTakesAStreamToo) {
-  Arena planning(/*planning=*/true);
+  Arena planning(MemoryKind::kPlan);
   ctx.arena = &planning;
   ctx.device = Device::kMeta;
   dropout(ctx, Tensor{planning.make({3, 4}, DType::kF32)}, 0.5f);

@@ -5,7 +5,7 @@
 
 namespace rookery {
 
-Tensor embedding(Context& ctx, const int32_t* ids, int64_t count, const Tensor& table) {
+Tensor embedding(Context& ctx, Mirrored<int32_t> ids, int64_t count, const Tensor& table) {
   check(table.shape.rank() == 2, "embedding: the table must be [vocabulary, width], got {}",
         table.shape.to_string());
   const int64_t vocabulary = table.shape[0];
@@ -16,7 +16,7 @@ Tensor embedding(Context& ctx, const int32_t* ids, int64_t count, const Tensor& 
             vocabulary, vocabulary - 1);
     }
   }
-  const Tensor y = ctx.make({count, table.shape[1]});
+  const Tensor y = ctx.make({count, table.shape[1]}, ctx.wide_dtype());
   const EmbeddingForward forward{ids, table, y};
   ROOKERY_FORWARD(ctx, embedding, forward);
   ctx.record("embedding", {table}, {y}, [&ctx, forward, table, y] {

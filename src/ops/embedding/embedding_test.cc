@@ -105,7 +105,7 @@ TEST_F(EmbeddingTest, NamesTheWrongId) {
 }
 
 TEST_F(EmbeddingTest, PlanningReadsNothing) {
-  Arena planning(/*planning=*/true);
+  Arena planning(MemoryKind::kPlan);
   ctx.arena = &planning;
   ctx.device = Device::kMeta;
   const Tensor table{planning.make({7, 4}, DType::kBF16)};

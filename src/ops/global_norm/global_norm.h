@@ -39,9 +39,12 @@ struct GlobalNormForward {
 namespace cpu {
 void global_norm_forward(const GlobalNormForward& g, Context& ctx);
 }  // namespace cpu
+namespace cuda {
+void global_norm_forward(const GlobalNormForward& g, Context& ctx);
+}  // namespace cuda
 
-// 0 for no tensors and in a planning run; infinity or NaN when a gradient is. Throws for a tensor
-// that is not of the type of gradients (F32; under `ref` the context's).
-double global_norm(Context& ctx, std::span<const TensorView> gradients);
+// [1], in double: 0 for no tensors; infinity or NaN when a gradient is. Throws for a tensor that is
+// not of the type of gradients (F32; under `ref` the context's).
+TensorView global_norm(Context& ctx, std::span<const TensorView> gradients);
 
 }  // namespace rookery

@@ -11,18 +11,22 @@ Tensor layer_norm(Context& ctx, const Tensor& x, const Tensor& weight, const Ten
         "layer_norm: x {} needs weight and bias of its width, got {} and {}", x.shape.to_string(),
         weight.shape.to_string(), bias.shape.to_string());
   const Tensor y = ctx.make(x.shape);
-  const LayerNormForward forward{x, weight, bias, epsilon, y, ctx.make({x.rows(), 2})};
+  const LayerNormForward forward{x,       weight, bias,
+                                 epsilon, y,      ctx.make({x.rows(), 2}, ctx.wide_dtype())};
   ROOKERY_FORWARD(ctx, layer_norm, forward);
   ctx.record("layer_norm", {x, weight, bias}, {y}, [&ctx, forward, x, weight, bias, y] {
     const TensorView dy = ctx.tape->gradient(y);
     if (!dy) return;
     const ArenaScope scope(*ctx.arena);
-    const LayerNormBackward backward{forward,
-                                     dy,
-                                     ctx.tape->gradient_out(x),
-                                     ctx.tape->gradient_out(weight),
-                                     ctx.tape->gradient_out(bias),
-                                     ctx.arena->make({ctx.threads(), 2, x.cols()}, ctx.dtype)};
+    LayerNormBackward backward{forward,
+                               dy,
+                               ctx.tape->gradient_out(x),
+                               ctx.tape->gradient_out(weight),
+                               ctx.tape->gradient_out(bias),
+                               {}};
+    if (ctx.target() != Device::kCuda) {
+      backward.partial_sums = ctx.make({ctx.threads(), 2, x.cols()});
+    }
     ROOKERY_BACKWARD(ctx, layer_norm, backward);
   });
   return y;

@@ -46,6 +46,10 @@ namespace cpu {
 void layer_norm_forward(const LayerNormForward& g, Context& ctx);
 void layer_norm_backward(const LayerNormBackward& g, Context& ctx);
 }  // namespace cpu
+namespace cuda {
+void layer_norm_forward(const LayerNormForward& g, Context& ctx);
+void layer_norm_backward(const LayerNormBackward& g, Context& ctx);
+}  // namespace cuda
 
 // x [T, C], weight and bias [C] -> [T, C]. Throws when the widths differ.
 Tensor layer_norm(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias,

@@ -7,8 +7,9 @@
 namespace rookery {
 
 TensorView low_copy(Context& ctx, const TensorView& x, const TensorView& weight) {
-  const bool on_cpu = ctx.device == Device::kCpu || ctx.device == Device::kMeta;
-  if (!on_cpu || weight.dtype != DType::kBF16 || !cpu::has_fast_bf16_products()) return {};
+  if (ctx.target() != Device::kCpu || weight.dtype != DType::kBF16 ||
+      !cpu::has_fast_bf16_products())
+    return {};
   if (x.rows() <= cpu::kFewRows || ctx.deterministic) return {};
   return ctx.arena->make(x.shape, DType::kBF16);
 }
@@ -17,12 +18,12 @@ namespace {
 
 // Checks the shapes and makes the output.
 LinearForward prepare(Context& ctx, const Tensor& x, const Weight& w, const Tensor& residual,
-                      Tensor& y) {
+                      DType y_type, Tensor& y) {
   const TensorView& weight = w.product();
   check(x.shape.rank() == 2 && weight.shape.rank() == 2 && x.cols() == weight.shape[1],
         "linear: x {} does not fit the weight {} (out, in)", x.shape.to_string(),
         weight.shape.to_string());
-  y = ctx.make({x.rows(), weight.rows()});
+  y = ctx.make({x.rows(), weight.rows()}, y_type);
   check(!residual || residual.shape == y.shape, "linear: the residual {} should be {}",
         residual.shape.to_string(), y.shape.to_string());
   return {x, weight, residual, y, {}};
@@ -38,8 +39,9 @@ void record(Context& ctx, const LinearForward& forward, const Tensor& x, const T
                             dy,
                             ctx.tape->gradient_out(x),
                             ctx.tape->gradient_out(value),
-                            ctx.tape->gradient_out(residual),
+                            {},
                             low_copy(ctx, dy, forward.weight)};
+    if (!ctx.tape->hand_on(y, residual)) backward.dresidual = ctx.tape->gradient_out(residual);
     backward.forward.low_x = low_copy(ctx, x, forward.weight);
     ROOKERY_BACKWARD(ctx, linear, backward);
   });
@@ -48,8 +50,13 @@ void record(Context& ctx, const LinearForward& forward, const Tensor& x, const T
 }  // namespace
 
 Tensor linear(Context& ctx, const Tensor& x, const Weight& w, const Tensor& residual) {
+  return linear_as(ctx, residual ? residual.dtype : ctx.dtype, x, w, residual);
+}
+
+Tensor linear_as(Context& ctx, DType y_type, const Tensor& x, const Weight& w,
+                 const Tensor& residual) {
   Tensor y;
-  LinearForward forward = prepare(ctx, x, w, residual, y);
+  LinearForward forward = prepare(ctx, x, w, residual, y_type, y);
   {
     const ArenaScope scope(*ctx.arena);
     forward.low_x = low_copy(ctx, x, forward.weight);
@@ -64,7 +71,7 @@ std::vector<Tensor> linear_group(Context& ctx, std::initializer_list<LinearPair>
   std::vector<Tensor> outputs(pairs.size());
   LinearGroupForward group;
   for (const LinearPair& pair : pairs) {
-    group.part[group.count] = prepare(ctx, pair.x, pair.w, {}, outputs[group.count]);
+    group.part[group.count] = prepare(ctx, pair.x, pair.w, {}, ctx.dtype, outputs[group.count]);
     ++group.count;
   }
   {

@@ -75,9 +75,18 @@ void linear_forward(const LinearForward& g, Context& ctx);
 void linear_group_forward(const LinearGroupForward& g, Context& ctx);
 void linear_backward(const LinearBackward& g, Context& ctx);
 }  // namespace cpu
+namespace cuda {
+void linear_forward(const LinearForward& g, Context& ctx);
+void linear_group_forward(const LinearGroupForward& g, Context& ctx);
+void linear_backward(const LinearBackward& g, Context& ctx);
+}  // namespace cuda
 
 // x [T, K], w [N, K] -> [T, N]. Throws when the widths differ.
 Tensor linear(Context& ctx, const Tensor& x, const Weight& w, const Tensor& residual = {});
+
+// The same with a choice of y's type.
+Tensor linear_as(Context& ctx, DType y_type, const Tensor& x, const Weight& w,
+                 const Tensor& residual = {});
 
 // linear() of each pair, together: for few rows the threads meet once.
 struct LinearPair {

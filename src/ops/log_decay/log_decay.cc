@@ -6,7 +6,7 @@
 namespace rookery {
 
 Tensor log_decay(Context& ctx, const Tensor& x) {
-  const Tensor y = ctx.make(x.shape);
+  const Tensor y = ctx.make(x.shape, x.dtype);
   const LogDecayForward forward{x, y};
   ROOKERY_FORWARD(ctx, log_decay, forward);
   ctx.record("log_decay", {x}, {y}, [&ctx, forward, x, y] {

@@ -35,6 +35,10 @@ namespace cpu {
 void log_decay_forward(const LogDecayForward& g, Context& ctx);
 void log_decay_backward(const LogDecayBackward& g, Context& ctx);
 }  // namespace cpu
+namespace cuda {
+void log_decay_forward(const LogDecayForward& g, Context& ctx);
+void log_decay_backward(const LogDecayBackward& g, Context& ctx);
+}  // namespace cuda
 
 // x of any shape -> the same shape.
 Tensor log_decay(Context& ctx, const Tensor& x);

@@ -42,6 +42,10 @@ namespace cpu {
 void sigmoid_gate_forward(const SigmoidGateForward& g, Context& ctx);
 void sigmoid_gate_backward(const SigmoidGateBackward& g, Context& ctx);
 }  // namespace cpu
+namespace cuda {
+void sigmoid_gate_forward(const SigmoidGateForward& g, Context& ctx);
+void sigmoid_gate_backward(const SigmoidGateBackward& g, Context& ctx);
+}  // namespace cuda
 
 // r, v and, unless empty, residual: [T, C] -> [T, C]. Throws when the shapes differ.
 Tensor sigmoid_gate(Context& ctx, const Tensor& r, const Tensor& v, const Tensor& residual = {});

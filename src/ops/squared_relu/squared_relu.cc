@@ -6,7 +6,7 @@
 namespace rookery {
 
 Tensor squared_relu(Context& ctx, const Tensor& x) {
-  const Tensor y = ctx.make(x.shape);
+  const Tensor y = ctx.make(x.shape, x.dtype);
   const SquaredReluForward forward{x, y};
   ROOKERY_FORWARD(ctx, squared_relu, forward);
   ctx.record("squared_relu", {x}, {y}, [&ctx, forward, x, y] {

@@ -34,6 +34,10 @@ namespace cpu {
 void squared_relu_forward(const SquaredReluForward& g, Context& ctx);
 void squared_relu_backward(const SquaredReluBackward& g, Context& ctx);
 }  // namespace cpu
+namespace cuda {
+void squared_relu_forward(const SquaredReluForward& g, Context& ctx);
+void squared_relu_backward(const SquaredReluBackward& g, Context& ctx);
+}  // namespace cuda
 
 // x of any shape -> the same shape.
 Tensor squared_relu(Context& ctx, const Tensor& x);

@@ -20,7 +20,7 @@ std::vector<Tensor> token_shift(Context& ctx, const Tensor& x, std::span<const T
   for (int i = 0; i < forward.count; ++i) {
     check(mixes[i].count() == x.cols(), "token_shift: mix {} is {}, x has {} channels", i,
           mixes[i].shape.to_string(), x.cols());
-    outputs.push_back(ctx.make(x.shape));
+    outputs.push_back(ctx.make(x.shape, x.dtype));
     inputs.push_back(mixes[i]);
     forward.mix[i] = mixes[i];
     forward.y[i] = outputs[i];
@@ -33,7 +33,8 @@ std::vector<Tensor> token_shift(Context& ctx, const Tensor& x, std::span<const T
     backward.dx = ctx.tape->gradient_out(inputs[0]);
     for (int i = 0; i < forward.count; ++i)
       backward.dmix[i] = ctx.tape->gradient_out(inputs[i + 1]);
-    backward.partial_sums = ctx.make({ctx.threads(), forward.count, forward.x.cols()});
+    if (ctx.target() != Device::kCuda)
+      backward.partial_sums = ctx.make({ctx.threads(), forward.count, forward.x.cols()});
     ROOKERY_BACKWARD(ctx, token_shift, backward);
   });
   return outputs;

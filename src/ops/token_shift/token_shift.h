@@ -29,6 +29,7 @@ struct TokenShiftForward {
     for (int i = 0; i < count; ++i) v.input(kMix[i], mix[i]);
     for (int i = 0; i < count; ++i) v.output(kY[i], y[i]);
     v.state("last", last_in, last_out);
+    v.sequences(sequences);
   }
   double terms() const { return 2.0 * static_cast<double>(std::max<int64_t>(x.rows(), 4)); }
 };
@@ -58,6 +59,10 @@ namespace cpu {
 void token_shift_forward(const TokenShiftForward& g, Context& ctx);
 void token_shift_backward(const TokenShiftBackward& g, Context& ctx);
 }  // namespace cpu
+namespace cuda {
+void token_shift_forward(const TokenShiftForward& g, Context& ctx);
+void token_shift_backward(const TokenShiftBackward& g, Context& ctx);
+}  // namespace cuda
 
 // x [T, C], each mix [C] -> as many outputs [T, C]. Throws when the sizes differ.
 std::vector<Tensor> token_shift(Context& ctx, const Tensor& x, std::span<const Tensor> mixes,

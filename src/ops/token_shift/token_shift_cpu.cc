@@ -73,8 +73,9 @@ namespace {
 // Calls body(t, sequence) for the rows of [begin, end).
 template <class Body>
 void for_rows(const Sequences& sequences, int64_t begin, int64_t end, const Body& body) {
-  int64_t s = std::upper_bound(sequences.offsets, sequences.offsets + sequences.count, begin) -
-              sequences.offsets - 1;
+  int64_t s =
+      std::upper_bound(sequences.offsets.host, sequences.offsets.host + sequences.count, begin) -
+      sequences.offsets.host - 1;
   for (int64_t t = begin; t < end; ++t) {
     while (t >= sequences.offsets[s + 1]) ++s;
     body(t, s);

@@ -5,7 +5,10 @@
 
 namespace rookery {
 
-int64_t wkv4_segment_count(const Sequences& sequences) {
+int64_t wkv4_segment_count(const Sequences& sequences, Device device) {
+  if (device == Device::kCuda) {
+    return (sequences.rows() + kWkv4DeviceSegment - 1) / kWkv4DeviceSegment;
+  }
   int64_t segments = 0;
   for (int64_t s = 0; s < sequences.count; ++s) {
     const int64_t length = sequences.offsets[s + 1] - sequences.offsets[s];
@@ -21,12 +24,13 @@ Tensor wkv4(Context& ctx, const Tensor& w, const Tensor& u, const Tensor& k, con
       u.count() == width && k.cols() == width && v.shape == k.shape && sequences.rows() == k.rows(),
       "wkv4: w {}, u {}, k {} and v {} do not fit {} tokens", w.shape.to_string(),
       u.shape.to_string(), k.shape.to_string(), v.shape.to_string(), sequences.rows());
-  const Tensor y = ctx.make(k.shape);
+  const Tensor y = ctx.make(k.shape, k.dtype);
   Wkv4Forward forward{w,           u,          k,          v,           sequences,
                       state.a_in,  state.b_in, state.p_in, state.a_out, state.b_out,
                       state.p_out, y,          {}};
   if (ctx.recording()) {
-    forward.segment_states = ctx.make({wkv4_segment_count(sequences), 3, width});
+    forward.segment_states =
+        ctx.make({wkv4_segment_count(sequences, ctx.target()), 3, width}, ctx.wide_dtype());
   }
   ROOKERY_FORWARD(ctx, wkv4, forward);
   ctx.record("wkv4", {w, u, k, v}, {y}, [&ctx, forward, w, u, k, v, y] {
@@ -38,8 +42,10 @@ Tensor wkv4(Context& ctx, const Tensor& w, const Tensor& u, const Tensor& k, con
     backward.du = ctx.tape->gradient_out(u);
     backward.dk = ctx.tape->gradient_out(k);
     backward.dv = ctx.tape->gradient_out(v);
-    backward.partial_sums = ctx.make({2 * ctx.threads(), 2, w.count()});
-    backward.states = ctx.make({ctx.threads(), kWkv4Segment, 3, kWkv4Lanes});
+    if (ctx.target() != Device::kCuda) {
+      backward.partial_sums = ctx.make({2 * ctx.threads(), 2, w.count()});
+      backward.states = ctx.make({ctx.threads(), kWkv4Segment, 3, kWkv4Lanes});
+    }
     ROOKERY_BACKWARD(ctx, wkv4, backward);
   });
   return y;

@@ -20,8 +20,8 @@ struct Wkv4Forward {
   StateView a_in, b_in, p_in;  // [slots] of A, or empty: every sequence starts from the empty state
   StateView a_out, b_out, p_out;  // may be the same memory; or empty
   TensorView y;                   // [T, A]
-  // [segments, 3, A]: (a, b, p) before the first token of each segment, kept for the backward; or
-  // empty.
+  // [wkv4_segment_count, 3, A] float32: (a, b, p) before the first token of each segment, kept for
+  // the backward; or empty.
   TensorView segment_states;
 
   template <class Visitor>
@@ -34,6 +34,8 @@ struct Wkv4Forward {
     visitor.state("b", b_in, b_out);
     visitor.state("p", p_in, p_out);
     visitor.output("y", y);
+    visitor.saved("segment_states", segment_states);
+    visitor.sequences(sequences);
   }
   // Rounding of w grows with the distance it is applied over, that of k does not.
   double terms() const { return 16.0 * static_cast<double>(y.rows()); }
@@ -68,16 +70,22 @@ inline constexpr int64_t kWkv4Segment = 128, kWkv4Block = 64;
 // Channels of the largest vector of any target: the backward keeps the states inside a segment for
 // one vector (128 x 3 x 16 floats = 24 KiB, half of a first-level cache).
 inline constexpr int64_t kWkv4Lanes = 16;
+// Rows between two saved states on a GPU.
+inline constexpr int64_t kWkv4DeviceSegment = 128;
 inline constexpr double kWkv4EmptyExponent = -1e38;
 
-// Segments that these sequences are cut into: none crosses a border, none is longer than
-// kWkv4Segment.
-int64_t wkv4_segment_count(const Sequences& sequences);
+// Segments that these sequences are cut into. On a CPU none crosses a border, none is longer than
+// kWkv4Segment. On a GPU they are kWkv4DeviceSegment rows each, whatever lies in them.
+int64_t wkv4_segment_count(const Sequences& sequences, Device device);
 
 namespace cpu {
 void wkv4_forward(const Wkv4Forward& g, Context& ctx);
 void wkv4_backward(const Wkv4Backward& g, Context& ctx);
 }  // namespace cpu
+namespace cuda {
+void wkv4_forward(const Wkv4Forward& g, Context& ctx);
+void wkv4_backward(const Wkv4Backward& g, Context& ctx);
+}  // namespace cuda
 
 // The recurrent state of WKV-4 for all slots, before and after; empty views: none.
 struct Wkv4State {

@@ -1,0 +1,116 @@
+// What every kernel file needs: checked launches, number types as template arguments, and loads and
+// stores of several neighbouring numbers at once. Only .cu files include this.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "core/context.h"
+#include "core/error.h"
+
+namespace rookery::cuda {
+
+using bfloat16 = __nv_bfloat16;
+
+// Throws Error naming `what` unless the call went well.
+void check_cuda(cudaError_t error, const char* what);
+// After a kernel<<<>>>: the launch itself (what happens inside shows at the next synchronize()).
+inline void check_launch(const char* op) { check_cuda(cudaGetLastError(), op); }
+
+__global__ void probe_kernel();
+
+inline cudaStream_t stream(const Context& ctx) { return ctx.stream; }
+
+__host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Blocks of a grid that walks over `count` items with strides, `per_block` at a time: enough to
+// fill the GPU several times, and no more.
+inline unsigned blocks_for(int64_t count, int64_t per_block) {
+  const int64_t most = int64_t{32} * device_info().multiprocessors;
+  const int64_t wanted = ceil_div(count, per_block);
+  return static_cast<unsigned>(wanted < 1 ? 1 : wanted > most ? most : wanted);
+}
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bfloat16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ __forceinline__ T from_float(float x);
+template <>
+__device__ __forceinline__ float from_float<float>(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ bfloat16 from_float<bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// kCount neighbouring numbers as floats. Vector accesses need addresses that are multiples of
+// kCount * sizeof(T) (at most 16): see is_aligned.
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount < 16 ? sizeof(T) * kCount : 16) Pack {
+  T values[kCount];
+};
+template <int kCount, class T>
+__device__ __forceinline__ void load_pack(const T* p, float (&x)[kCount]) {
+  const Pack<T, kCount> pack = *reinterpret_cast<const Pack<T, kCount>*>(p);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) x[i] = to_float(pack.values[i]);
+}
+template <int kCount, class T>
+__device__ __forceinline__ void store_pack(T* p, const float (&x)[kCount]) {
+  Pack<T, kCount> pack;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) pack.values[i] = from_float<T>(x[i]);
+  *reinterpret_cast<Pack<T, kCount>*>(p) = pack;
+}
+inline bool is_aligned(const void* p, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+// Calls body(T{}) with T = float or bfloat16: the one place where a number type becomes a template
+// argument of a kernel.
+template <class Body>
+void with_type(DType dtype, const char* op, Body&& body) {
+  switch (dtype) {
+    case DType::kF32:
+      return body(float{});
+    case DType::kBF16:
+      return body(bfloat16{});
+    default:
+      fail("{} on the GPU takes f32 or bf16, got {}", op, name_of(dtype));
+  }
+}
+
+// The sequences as kernels read them.
+struct DeviceSequences {
+  const int64_t *offsets, *slot_in, *slot_out;
+  const int32_t* of_row;
+
+  explicit DeviceSequences(const Sequences& s)
+      : offsets(s.offsets.device),
+        slot_in(s.slot_in.device),
+        slot_out(s.slot_out.device),
+        of_row(s.sequence_of_row) {}
+};
+// A state of one item, float32: element c of slot s.
+struct DeviceState {
+  float* data = nullptr;
+  int64_t stride = 0;
+
+  DeviceState() = default;
+  explicit DeviceState(const StateView& s) : data(static_cast<float*>(s.data)), stride(s.stride) {}
+  __device__ float& at(int64_t slot, int64_t c) const { return data[slot * stride + c]; }
+};
+
+constexpr int kWarp = 32;
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+    x += __shfl_xor_sync(0xffffffffu, x, distance);
+  }
+  return x;
+}
+
+}  // namespace rookery::cuda

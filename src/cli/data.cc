@@ -7,6 +7,7 @@
 #include "cli/train_data.h"
 #include "cli/verbs.h"
 #include "core/cpu_info.h"
+#include "core/file.h"
 #include "data/magic_prime.h"
 #include "data/prepare.h"
 #include "data/training_data.h"

@@ -1,4 +1,4 @@
-// rookery data: text into prepared tokens, and what prepared tokens are.
+// rookery data: text into prepared tokens, what prepared tokens are, and the windows of a run.
 
 #include <algorithm>
 #include <cstdio>
@@ -7,6 +7,7 @@
 #include "cli/train_data.h"
 #include "cli/verbs.h"
 #include "core/cpu_info.h"
+#include "core/file.h"
 #include "data/magic_prime.h"
 #include "data/prepare.h"
 #include "data/training_data.h"
@@ -268,6 +269,69 @@ int data_info(const InfoFlags& flags) {
   return 0;
 }
 
+struct WindowsFlags {
+  DataFlags data;
+  TrainOptions options;
+  std::string order = "shuffled", output;
+  int64_t steps = 0;
+  bool force = false, json = false;
+  std::shared_ptr<int> threads;
+};
+
+// Has a run of `rookery train` with the same flags read the same windows: RunData and
+// batches_of_step() are that verb's own.
+int write_windows(WindowsFlags& flags) {
+  TrainOptions& options = flags.options;
+  options.order = parse_window_order(flags.order);
+  options.schedule.total_steps = flags.steps;
+  validate(options);
+  std::error_code absent;
+  check(flags.force || !fs::exists(flags.output, absent),
+        "'{}' exists already: choose another name, or replace it with --force", flags.output);
+  ThreadPool pool(resolve_threads(*flags.threads));
+  const RunData data(flags.data.files, flags.data.validation_files,
+                     choose_tokenizer(flags.data, nullptr), pool);
+  check(data.training().mask.empty(),
+        "'{}' has a mask, and windows are tokens only: prepare it with --no-mask",
+        flags.data.files.front());
+  // Any id that fits into the file: which model will read it is not known.
+  const Loader loader = data.loader(options, int64_t{1} << 31);
+  AtomicFile file(flags.output);
+  Progress progress(stderr, {.title = "windows", .total = flags.steps});
+  catch_signals();
+  for (int64_t step = 0; step < flags.steps; ++step) {
+    check(!stop_requested(), "stopped: nothing was written");
+    const TrainingBatch batch = batches_of_step(loader, options, step).front();
+    std::vector<int32_t> rows;
+    for (size_t i = 1; i < batch.offsets.size(); ++i) {
+      const auto end = batch.tokens.begin() + batch.offsets[i];
+      rows.insert(rows.end(), end - options.context, end);
+      rows.push_back(batch.targets[static_cast<size_t>(batch.offsets[i] - 1)]);
+    }
+    file.write(rows.data(), static_cast<int64_t>(rows.size() * sizeof(int32_t)));
+    progress.update(step + 1);
+  }
+  const int64_t bytes = file.size();
+  file.commit();
+  progress.finish();
+  if (flags.json) {
+    const Json json = {{"shape", {flags.steps, options.batch, options.context + 1}},
+                       {"type", "i32"},
+                       {"bytes", bytes},
+                       {"order", name_of(options.order)},
+                       {"magic_prime", loader.magic_prime()},
+                       {"windows_per_epoch", loader.windows_per_epoch()}};
+    return write_output(json.dump() + "\n") ? 0 : 1;
+  }
+  fmt::print("windows      {} steps x {} windows x {} tokens (i32)\n", flags.steps, options.batch,
+             options.context + 1);
+  fmt::print("epoch        {} windows: {:.2f} epochs\n", loader.windows_per_epoch(),
+             static_cast<double>(flags.steps) * static_cast<double>(options.batch) /
+                 static_cast<double>(loader.windows_per_epoch()));
+  fmt::print("wrote        {}: {}\n", flags.output, format_bytes(static_cast<double>(bytes)));
+  return 0;
+}
+
 std::function<int()> add_prepare(CLI::App& data) {
   CLI::App* verb =
       add_verb(data, "prepare", "Make tokens of text, of any size, for rookery train",
@@ -324,15 +388,74 @@ std::function<int()> add_data_info(CLI::App& data) {
   return [flags] { return data_info(*flags); };
 }
 
+std::function<int()> add_windows(CLI::App& data) {
+  CLI::App* verb = add_verb(
+      data, "windows",
+      "Write the windows that a training run sees, step by step, for another program to learn from",
+      "  rookery data windows book.txt --context 1024 --batch 16 --steps 200 -o windows.bin\n"
+      "The file holds nothing but little-endian 32-bit integers, [steps][batch][context + 1]: the\n"
+      "inputs of a window are all of a row but the last, its targets all but the first. A run of\n"
+      "rookery train with the same flags reads the same (with --accumulate N, give N times the\n"
+      "batch). Ends of documents are tokens 0: whether they empty the state is not in the file.");
+  auto flags = std::make_shared<WindowsFlags>();
+  WindowsFlags& f = *flags;
+  verb->add_option("data", f.data.files, "As rookery train --data: text files, or prepared data")
+      ->required()
+      ->type_name("FILE");
+  verb->add_option("--tokenizer", f.data.tokenizer,
+                   "Of text: a vocabulary file, or: bytes. Else bytes")
+      ->type_name("FILE");
+  verb->add_option("--validation-data", f.data.validation_files,
+                   "If the run has it: nothing of the data is held out then");
+  verb->add_option("--steps", f.steps, "Steps of the run")
+      ->required()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31).description(""));
+  f.options.batch = 16;
+  verb->add_option("--context", f.options.context, "Tokens of a window")
+      ->check(at_least(1))
+      ->capture_default_str();
+  verb->add_option("--batch", f.options.batch, "Windows of a step")
+      ->check(at_least(1))
+      ->capture_default_str();
+  verb->add_option("--order", f.order, "Of the windows: shuffled, or magic-prime")
+      ->check(CLI::IsMember({"shuffled", "magic-prime"}).description(""))
+      ->capture_default_str();
+  verb->add_option("--magic-prime", f.options.magic_prime,
+                   "The magic prime, if not the largest that serves")
+      ->check(at_least(2));
+  verb->add_option("--seed", f.options.seed, "Of the shuffled order")->capture_default_str();
+  CLI::Option* const fraction =
+      verb->add_option("--validation-fraction", f.options.validation_fraction,
+                       "Part of the data, from its end, that is held out (magic-prime: none)")
+          ->capture_default_str();
+  f.threads = add_threads(*verb);
+  verb->add_option("-o,--output", f.output, "The file")->required()->type_name("FILE");
+  verb->add_flag("--force", f.force, "Replace the file if it exists");
+  verb->add_flag("--json", f.json, "Report as one JSON object");
+  return [flags, fraction] {
+    const bool magic = flags->order == "magic-prime";
+    if (flags->options.magic_prime > 0 && !magic) {
+      wrong_usage("--magic-prime belongs to --order magic-prime");
+    }
+    if (magic && fraction->count() == 0) flags->options.validation_fraction = 0;
+    return write_windows(*flags);
+  };
+}
+
 }  // namespace
 
 std::function<int()> add_data(CLI::App& app) {
   CLI::App* verb = add_verb(app, "data", "Prepare training data, or look into it",
                             "  rookery data prepare book.txt --tokenizer bytes -o data/book\n"
-                            "  rookery data info data/book");
+                            "  rookery data info data/book\n"
+                            "  rookery data windows data/book --steps 200 -o windows.bin");
   verb->require_subcommand(1);
-  const std::function<int()> prepare = add_prepare(*verb), info = add_data_info(*verb);
-  return [verb, prepare, info] { return verb->got_subcommand("prepare") ? prepare() : info(); };
+  const std::function<int()> prepare = add_prepare(*verb), info = add_data_info(*verb),
+                             windows = add_windows(*verb);
+  return [verb, prepare, info, windows] {
+    if (verb->got_subcommand("prepare")) return prepare();
+    return verb->got_subcommand("info") ? info() : windows();
+  };
 }
 
 }  // namespace rookery::cli

@@ -63,6 +63,16 @@ void validate(const TrainOptions& o) {
   validate(o.schedule);
 }
 
+std::vector<TrainingBatch> batches_of_step(const Loader& loader, const TrainOptions& options,
+                                           int64_t step) {
+  std::vector<TrainingBatch> batches(options.accumulation);
+  int64_t sample = step * options.accumulation * options.batch;
+  for (TrainingBatch& batch : batches) {
+    for (int64_t i = 0; i < options.batch; ++i) loader.append(sample++, batch);
+  }
+  return batches;
+}
+
 namespace {
 
 // The largest number of windows of a micro-batch that needs no more than `bytes`; 0: not even one.
@@ -219,12 +229,7 @@ StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
 }
 
 StepResult Trainer::step(const Loader& loader) {
-  std::vector<TrainingBatch> batches(options_.accumulation);
-  int64_t sample = steps_done_ * options_.accumulation * options_.batch;
-  for (TrainingBatch& batch : batches) {
-    for (int64_t i = 0; i < options_.batch; ++i) loader.append(sample++, batch);
-  }
-  return step(batches);
+  return step(batches_of_step(loader, options_, steps_done_));
 }
 
 double Trainer::evaluate(std::span<const TrainingBatch> batches) {

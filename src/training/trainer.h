@@ -38,6 +38,11 @@ struct TrainOptions {
 // Throws Error naming the first option that does not fit.
 void validate(const TrainOptions& options);
 
+// The micro-batches of step number `step` (0 ..). Every step takes the next windows of the loader's
+// order, so this is the one place that decides which windows a step sees.
+std::vector<TrainingBatch> batches_of_step(const Loader& loader, const TrainOptions& options,
+                                           int64_t step);
+
 struct StepResult {
   double loss = 0;           // mean, nats per target token
   double gradient_norm = 0;  // before clipping

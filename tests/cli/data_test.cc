@@ -2,6 +2,9 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <cstring>
+
 #include "program_test.h"
 
 namespace rookery {
@@ -109,6 +112,119 @@ TEST_F(DataProgram, RefusesWhatCannotBe) {
   EXPECT_EQ(run(prepare({})).code, 0);
   fs::resize_file(path("prepared.idx"), 50);
   expect_refused({"data", "info", path("prepared")}, 1, "cut off or damaged");
+}
+
+// Rows of context + 1 tokens of data in which the id at place i is i.
+class WindowsProgram : public DataProgram {
+ protected:
+  void SetUp() override {
+    DataProgram::SetUp();
+    std::string tokens(2 * kTokens, '\0');
+    for (int i = 0; i < kTokens; ++i) {
+      tokens[2 * i] = static_cast<char>(i & 255);
+      tokens[2 * i + 1] = static_cast<char>(i >> 8);
+    }
+    write("count.bin", tokens);
+    std::string index("MMIDIDX\0\0", 9);
+    const auto put = [&](int64_t value, int bytes) {
+      for (int i = 0; i < bytes; ++i) index += static_cast<char>(value >> 8 * i & 255);
+    };
+    put(1, 8), put(8, 1), put(1, 8), put(2, 8);  // version, u16, sequences, documents + 1
+    put(kTokens, 4), put(0, 8), put(0, 8), put(1, 8);
+    write("count.idx", index);
+  }
+  // First tokens of the windows, which are checked to be whole.
+  std::vector<int32_t> starts(const std::vector<std::string>& more, int64_t context) const {
+    std::vector<std::string> arguments = {"data",    "windows", path("count"),
+                                          "--force", "-o",      path("w.bin")};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Result result = run(arguments);
+    EXPECT_EQ(result.code, 0) << result.err;
+    if (result.code != 0) return {};
+    const std::string bytes = read_text_file(path("w.bin"));
+    std::vector<int32_t> ids(bytes.size() / 4), first;
+    std::memcpy(ids.data(), bytes.data(), ids.size() * 4);
+    EXPECT_EQ(ids.size() % static_cast<size_t>(context + 1), 0u);
+    for (size_t at = 0; at < ids.size(); at += static_cast<size_t>(context + 1)) {
+      first.push_back(ids[at]);
+      for (int64_t i = 0; i <= context; ++i) {
+        EXPECT_EQ(ids[at + static_cast<size_t>(i)], ids[at] + i);
+      }
+    }
+    return first;
+  }
+  static constexpr int kTokens = 1000;
+};
+
+TEST_F(WindowsProgram, AreThoseOfTheOrder) {
+  const std::vector<std::string> flags = {
+      "--context", "10", "--batch", "7", "--steps", "14", "--validation-fraction", "0"};
+  const std::vector<int32_t> shuffled = starts(flags, 10);
+  ASSERT_EQ(shuffled.size(), 98u);  // windows of an epoch: (1000 - 1) / 10 - 1
+  std::vector<int32_t> sorted = shuffled;
+  std::sort(sorted.begin(), sorted.end());
+  for (size_t i = 1; i < sorted.size(); ++i) EXPECT_EQ(sorted[i], sorted[i - 1] + 10);
+  EXPECT_NE(sorted, shuffled);
+  std::vector<std::string> other = flags;
+  other.insert(other.end(), {"--seed", "2"});
+  EXPECT_NE(starts(other, 10), shuffled);
+  // More windows in a step are the same windows in the same order.
+  EXPECT_EQ(
+      starts({"--context", "10", "--batch", "14", "--steps", "7", "--validation-fraction", "0"},
+             10),
+      shuffled);
+  // The formula of RWKV's public training code, with p = 89 and k = int(89 x 0.618).
+  const std::vector<int32_t> magic =
+      starts({"--context", "11", "--batch", "4", "--steps", "20", "--order", "magic-prime"}, 11);
+  ASSERT_EQ(magic.size(), 80u);
+  for (int64_t n = 0; n < 80; ++n) {
+    EXPECT_EQ(magic[static_cast<size_t>(n)], 55 * (n + 1) * (n + 1) * (n + 1) % 89 * 11) << n;
+  }
+}
+
+TEST_F(WindowsProgram, AreThoseOfTraining) {
+  // What is held out is never seen.
+  for (const int32_t start :
+       starts({"--context", "10", "--steps", "50", "--validation-fraction", "0.5"}, 10)) {
+    EXPECT_LE(start + 10, 499);
+  }
+  const Json told = json_of({"data", "windows", path("count"), "--steps", "3", "--batch", "2",
+                             "--context", "8", "-o", path("told.bin"), "--json"});
+  EXPECT_EQ(told.at("shape"), (Json{3, 2, 9}));
+  EXPECT_EQ(told.at("bytes"), 3 * 2 * 9 * 4);
+  // Text, too, with its ends of documents.
+  EXPECT_EQ(run({"data", "windows", path("a.txt"), "--steps", "1", "--batch", "1", "--context",
+                 "23", "-o", path("text.bin")})
+                .code,
+            0);
+  const std::string bytes = read_text_file(path("text.bin"));
+  std::string text;
+  for (size_t i = 0; i < bytes.size(); i += 4) text += bytes[i];
+  EXPECT_EQ(text, std::string("first text\n\0second text\n", 24));
+}
+
+TEST_F(WindowsProgram, RefusesWhatCannotBe) {
+  const std::vector<std::string> words = {"data",      "windows", path("count"), "--steps",    "2",
+                                          "--context", "10",      "-o",          path("w.bin")};
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = words;
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  expect_refused(with({"--magic-prime", "89"}), 2, "--order magic-prime");
+  expect_refused(with({"--order", "other"}), 2, "--order");
+  expect_refused(with({"--batch", "1000000000"}), 1, "too large");
+  expect_refused({"data", "windows", path("count"), "-o", path("w.bin")}, 2, "--steps");
+  expect_refused(
+      {"data", "windows", path("count"), "--steps", "2", "--context", "1000", "-o", path("w.bin")},
+      1, "--context");
+  EXPECT_FALSE(fs::exists(path("w.bin")));
+  EXPECT_EQ(run(words).code, 0);
+  expect_refused(words, 1, "--force");
+  EXPECT_EQ(run(prepare({path("chat.jsonl")})).code, 0);
+  expect_refused({"data", "windows", path("prepared"), "--steps", "2", "--context", "8", "-o",
+                  path("masked.bin")},
+                 1, "--no-mask");
 }
 
 TEST_F(DataProgram, AnInterruptLeavesNothing) {

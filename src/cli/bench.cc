@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "cli/bench.h"
 #include "cli/progress.h"
 #include "cli/verbs.h"
 #include "core/cpu_info.h"
@@ -16,27 +17,7 @@
 #include "training/trainer.h"
 
 namespace rookery::cli {
-namespace {
 
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-struct BenchFlags {
-  std::string shape = "4:12:768:50277", dtype = "f32";
-  std::string tokenizer, data;
-  std::shared_ptr<int> threads = std::make_shared<int>(0);
-  int64_t context = 512, batch = 4, tokens = 200, rounds = 5, megabytes = 1024;
-  bool checkpointing = false, json = false, profile = false, deterministic = false;
-};
-
-struct Report {
-  nlohmann::json json;
-  std::string text;
-};
-
-// The fields every bench has. `unit` is that of rate and bound_rate.
 Report make_report(const std::string& name, const BenchFlags& f, int threads, double rate,
                    const std::string& bound, double bound_rate) {
   Report report;
@@ -48,10 +29,13 @@ Report make_report(const std::string& name, const BenchFlags& f, int threads, do
                  {"bound", bound},
                  {"bound_rate", bound_rate},
                  {"fraction", rate / bound_rate},
+                 {"device", describe(f.device)},
                  {"cpu", cpu_info().name}};
-  report.text = fmt::format(
-      "{} {} {} {} threads   {:.1f} tokens/s   {:.1f} % of the {} ({:.1f} tokens/s)\n", name,
-      f.shape, f.dtype, threads, rate, 100 * rate / bound_rate, bound, bound_rate);
+  const std::string where =
+      f.device == Device::kCuda ? describe(f.device) : fmt::format("{} threads", threads);
+  report.text =
+      fmt::format("{} {} {} {}   {:.1f} tokens/s   {:.1f} % of the {} ({:.1f} tokens/s)\n", name,
+                  f.shape, f.dtype, where, rate, 100 * rate / bound_rate, bound, bound_rate);
   return report;
 }
 
@@ -72,15 +56,6 @@ void print_profile(const Profile& profile) {
     fmt::print(stderr, "{:5.1f} %  {}", 100 * seconds / total, line);
 }
 
-// A dense model whose matrices products read as --dtype.
-Model bench_model(const BenchFlags& f, ThreadPool& pool) {
-  Model model = Model::initialised(parse_shape(f.shape), {.scheme = "random"}, pool);
-  if (f.dtype == "f32") return model;
-  std::vector<NamedTensor> tensors;
-  for (const Parameter& p : model.parameters()) tensors.push_back({p.spec.name, p.value});
-  return Model::from_tensors(tensors, matrix_type(parse_dtype(f.dtype)));
-}
-
 std::vector<int32_t> some_tokens(int64_t count, int64_t vocabulary) {
   std::vector<int32_t> tokens(count);
   Random random(7);
@@ -88,20 +63,39 @@ std::vector<int32_t> some_tokens(int64_t count, int64_t vocabulary) {
   return tokens;
 }
 
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// A dense model whose matrices products read as --dtype.
+Model bench_model(const BenchFlags& f, ThreadPool& pool) {
+  if (f.device == Device::kCuda) return bench_model_on_gpu(f);
+  Model model = Model::initialised(parse_shape(f.shape), {.scheme = "random"}, pool);
+  if (f.dtype == "f32") return model;
+  std::vector<NamedTensor> tensors;
+  for (const Parameter& p : model.parameters()) tensors.push_back({p.spec.name, p.value});
+  return Model::from_tensors(tensors, matrix_type(parse_dtype(f.dtype)));
+}
+
 int bench_limits(const BenchFlags& f) {
   ThreadPool pool(resolve_threads(*f.threads));
   std::vector<double> read, copy, f32, bf16;
   const int64_t bytes = f.megabytes << 20;
-  measure_copy_rate(pool, bytes);  // touches the memory
+  measure_copy_rate(pool, bytes, f.device);  // touches the memory
   for (int64_t i = 0; i < 2 * f.rounds + 1; ++i) {
-    read.push_back(measure_read_rate(pool, bytes));
-    copy.push_back(measure_copy_rate(pool, bytes));
-    f32.push_back(measure_product_rate(pool, DType::kF32, 3));
-    bf16.push_back(measure_product_rate(pool, DType::kBF16, 3));
+    read.push_back(measure_read_rate(pool, bytes, f.device));
+    copy.push_back(measure_copy_rate(pool, bytes, f.device));
+    f32.push_back(measure_product_rate(pool, DType::kF32, 3, f.device));
+    bf16.push_back(measure_product_rate(pool, DType::kBF16, 3, f.device));
   }
   Report report;
   report.json = {{"name", "limits"},
-                 {"shape", fmt::format("{} MiB, 2048x2048x2048", f.megabytes)},
+                 {"shape", fmt::format("{} MiB, products of {}", f.megabytes,
+                                       f.device == Device::kCuda ? 8192 : 2048)},
+                 {"device", describe(f.device)},
                  {"dtype", "f32, bf16"},
                  {"threads", pool.threads()},
                  {"rate", median(read)},
@@ -121,9 +115,10 @@ int bench_limits(const BenchFlags& f) {
       "copy            {:8.1f} GB/s   (read and written together)\n"
       "float32 matrix  {:8.1f} GFLOP/s\n"
       "bfloat16 matrix {:8.1f} GFLOP/s{}\n",
-      cpu_info().name, pool.threads(), read.size(), median(read) / 1e9, f.megabytes,
+      describe(f.device), pool.threads(), read.size(), median(read) / 1e9, f.megabytes,
       median(copy) / 1e9, median(f32) / 1e9, median(bf16) / 1e9,
-      cpu_info().amx_bf16        ? " (AMX)"
+      f.device == Device::kCuda  ? " (the library's)"
+      : cpu_info().amx_bf16      ? " (AMX)"
       : cpu_info().bf16_products ? " (AVX512-BF16)"
                                  : " (no instructions for it: by our own tiles)");
   print(report, f.json);
@@ -131,6 +126,8 @@ int bench_limits(const BenchFlags& f) {
 }
 
 int bench_decode(const BenchFlags& f) {
+  if (f.device == Device::kCuda) return bench_decode_on_gpu(f);
+  check(f.batch == 1, "decoding several sequences at once is measured on a GPU only: --batch 1");
   ThreadPool pool(resolve_threads(*f.threads));
   const Model model = bench_model(f, pool);
   // Per token: every weight but the embedding, one row of it, and the state in and out.
@@ -197,11 +194,11 @@ int bench_decode(const BenchFlags& f) {
 
 // Runs `work` and a measurement of the product rate in turns; fills the medians.
 template <class Work>
-void in_turns(ThreadPool& pool, DType dtype, int64_t rounds, const Work& work, double& seconds,
-              double& matrix_rate) {
+void in_turns(ThreadPool& pool, DType dtype, Device device, int64_t rounds, const Work& work,
+              double& seconds, double& matrix_rate) {
   std::vector<double> times, rates;
   for (int64_t i = 0; i < rounds; ++i) {
-    rates.push_back(measure_product_rate(pool, dtype, 5));
+    rates.push_back(measure_product_rate(pool, dtype, 5, device));
     const auto start = Clock::now();
     work();
     times.push_back(seconds_since(start));
@@ -219,18 +216,20 @@ int bench_train(const BenchFlags& f) {
   options.gradient_checkpointing = f.checkpointing;
   options.schedule = {.kind = ScheduleKind::kConstant, .rate = 1e-5, .total_steps = 1000};
   const ModelConfig config = parse_shape(f.shape);
-  Trainer trainer(Model::initialised(config, {.scheme = "random"}, pool), options, pool);
+  Trainer trainer(Model::initialised(config, {.scheme = "random"}, pool), options, pool, f.device);
   TrainingBatch batch{some_tokens(f.context * f.batch, config.vocabulary),
                       some_tokens(f.context * f.batch, config.vocabulary),
                       {0}};
   for (int64_t i = 1; i <= f.batch; ++i) batch.offsets.push_back(i * f.context);
-  trainer.step(std::span(&batch, 1));  // touches the memory
+  // Touches the memory; a GPU records its graph in the second step.
+  for (int i = 0; i < (f.device == Device::kCuda ? 3 : 1); ++i) trainer.step(std::span(&batch, 1));
   Profile profile;
+  profile.device = f.device;
   if (f.profile) trainer.context().profile = &profile;
   double seconds = 0, matrix_rate = 0;
   in_turns(
-      pool, options.products, f.rounds, [&] { trainer.step(std::span(&batch, 1)); }, seconds,
-      matrix_rate);
+      pool, options.products, f.device, f.rounds, [&] { trainer.step(std::span(&batch, 1)); },
+      seconds, matrix_rate);
   // Three products of the forward's size: the forward, the gradient of the input, that of the
   // weight. With checkpointing the second forward is not counted: it is a cost, not work asked for.
   const double flops = 3 * forward_flops_per_token(trainer.model());
@@ -260,10 +259,11 @@ int bench_prefill(const BenchFlags& f) {
   const std::vector<int32_t> tokens = some_tokens(f.context, model.config().vocabulary);
   session.feed(tokens);
   Profile profile;
+  profile.device = f.device;
   if (f.profile) session.context().profile = &profile;
   double seconds = 0, matrix_rate = 0;
   in_turns(
-      pool, dtype, f.rounds, [&] { session.feed(tokens); }, seconds, matrix_rate);
+      pool, dtype, f.device, f.rounds, [&] { session.feed(tokens); }, seconds, matrix_rate);
   // The head is asked for one row only.
   const double head = 2.0 * static_cast<double>(model.config().vocabulary * model.config().width);
   const double flops =
@@ -283,6 +283,7 @@ int bench_prefill(const BenchFlags& f) {
 
 // One long sequence of WKV-4, which is parallel over time: every core has work.
 int bench_wkv4(const BenchFlags& f) {
+  if (f.device == Device::kCuda) return bench_wkv4_on_gpu(f);
   ThreadPool pool(resolve_threads(*f.threads));
   Arena arena;
   Context ctx;
@@ -404,7 +405,7 @@ constexpr Bench kBenches[] = {
      bench_limits, false, false, false, false, 0, 0},
     {"decode", "Tokens one by one, against the read bandwidth",
      "rookery bench decode --shape 4:12:768:50277 --dtype f32 --threads 2", bench_decode, true,
-     false, false, true, 0, 0},
+     false, true, true, 0, 1},
     {"prefill", "A prompt at once, against the matrix rate",
      "rookery bench prefill --shape 4:12:768:50277 --context 512", bench_prefill, true, true, false,
      false, 512, 1},
@@ -441,7 +442,8 @@ std::function<int()> add_bench(CLI::App& app) {
         ->check(CLI::Range(0, 1024))
         ->capture_default_str();
     sub->add_flag("--json", flags->json, "Report as one JSON object");
-    if (bench.run != bench_decode) {
+    if (bench.run != bench_tokenize) flags->device_name = add_device(*sub);
+    {
       sub->add_option("--rounds", flags->rounds, "Measurements whose median is reported")
           ->check(CLI::Range(1, 1000))
           ->capture_default_str();
@@ -462,8 +464,8 @@ std::function<int()> add_bench(CLI::App& app) {
       sub->add_option("--shape", flags->shape,
                       "GENERATION:LAYERS:WIDTH:VOCABULARY; random weights, no file")
           ->capture_default_str();
-      if (bench.run != bench_wkv4) {
-        const bool training = bench.run == bench_train;
+      {
+        const bool training = bench.run == bench_train || bench.run == bench_wkv4;
         sub->add_option("--dtype", flags->dtype, training ? "Products" : "Weights")
             ->check(CLI::IsMember(training ? std::vector<std::string>{"f32", "bf16"}
                                            : std::vector<std::string>{"f32", "bf16", "f16"}))
@@ -495,7 +497,9 @@ std::function<int()> add_bench(CLI::App& app) {
   return [chosen] {
     catch_signals();
     for (const auto& [sub, bench, flags] : *chosen) {
-      if (sub->parsed()) return bench->run(*flags);
+      if (!sub->parsed()) continue;
+      if (bench->run != bench_tokenize) flags->device = resolve_device(*flags->device_name);
+      return bench->run(*flags);
     }
     return 2;
   };

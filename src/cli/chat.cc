@@ -29,6 +29,7 @@ struct ChatOptions {
   std::string model;
   std::shared_ptr<MatrixType> dtype;
   std::shared_ptr<int> threads;
+  std::shared_ptr<std::string> device;
   std::shared_ptr<std::string> tokenizer;
   std::shared_ptr<SamplingFlags> sampling;
   std::string chat_template, user = "User", assistant = "Assistant", system, think = "off";
@@ -363,7 +364,8 @@ ChatTemplate template_of(const ChatOptions& options, const Model& model,
 int chat(const ChatOptions& options) {
   check_sampling(*options.sampling);
   if (!options.save_state.empty()) check_writable(options.save_state);
-  const LoadedModel loaded = load_model(options.model, *options.dtype);
+  const LoadedModel loaded =
+      load_model(options.model, *options.dtype, resolve_device(*options.device));
   const Model& model = *loaded.model;
   const std::unique_ptr<Tokenizer> tokenizer = require_tokenizer(loaded, *options.tokenizer);
   const ChatTemplate chat = template_of(options, model, *tokenizer);
@@ -479,6 +481,7 @@ std::function<int()> add_chat(CLI::App& app) {
       ->type_name("FILE");
   options->tokenizer = add_tokenizer(*verb);
   options->dtype = add_dtype(*verb);
+  options->device = add_device(*verb);
   options->threads = add_threads(*verb);
   verb->add_flag("--deterministic", options->deterministic,
                  "Numbers that do not depend on how the text is cut; slower");

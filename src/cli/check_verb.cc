@@ -35,9 +35,10 @@ std::string save_inputs(const CheckFlags& flags, const std::string& op,
 }
 
 int check_model(const CheckFlags& flags) {
-  if (flags.device != "check:cpu") {
-    wrong_usage("--device {} is not possible: this version has check:cpu", flags.device);
+  if (flags.device != "check:cpu" && flags.device != "check:cuda") {
+    wrong_usage("--device {} is not possible: expected check:cpu or check:cuda", flags.device);
   }
+  const Device device = resolve_device(flags.device.substr(std::string("check:").size()));
   ThreadPool pool(resolve_threads(*flags.threads));
   Model model = flags.model.empty()
                     ? Model::initialised(parse_shape(flags.shape), {.scheme = "random"}, pool)
@@ -49,7 +50,7 @@ int check_model(const CheckFlags& flags) {
   options.products = parse_dtype(flags.dtype);
   options.dropout = 0.1;
   options.schedule = {.kind = ScheduleKind::kConstant, .rate = 1e-4};
-  Trainer trainer(std::move(model), options, pool);
+  Trainer trainer(std::move(model), options, pool, device);
   Checker checker;
   std::string saved;
   checker.on_difference = [&](const std::string& op, const std::vector<NamedTensor>& inputs) {
@@ -94,17 +95,18 @@ int check_model(const CheckFlags& flags) {
 }  // namespace
 
 std::function<int()> add_check(CLI::App& app) {
-  CLI::App* verb = add_verb(
-      app, "check", "Run every operator of a training step beside its definition in double",
-      "  rookery check --device check:cpu\n  rookery check model.safetensors --tape");
+  CLI::App* verb = add_verb(app, "check",
+                            "Run every operator of a training step beside its definition in double",
+                            "  rookery check --device check:cpu\n  rookery check --device "
+                            "check:cuda --dtype bf16\n  rookery check model.safetensors --tape");
   auto flags = std::make_shared<CheckFlags>();
   verb->add_option("MODEL", flags->model,
                    "Model file or folder (default: a random model of --shape)");
   verb->add_option("--shape", flags->shape,
                    "GENERATION:LAYERS:WIDTH:VOCABULARY; keep it small: definitions are slow")
       ->capture_default_str();
-  verb->add_option("--device", flags->device, "check:cpu")->capture_default_str();
-  verb->add_option("--dtype", flags->dtype, "Products: f32 or bf16")
+  verb->add_option("--device", flags->device, "check:cpu or check:cuda")->capture_default_str();
+  verb->add_option("--dtype", flags->dtype, "Products: f32 or bf16; on a GPU activations, too")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
   verb->add_option("--context", flags->context, "Tokens of each of two windows")

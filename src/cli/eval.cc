@@ -24,6 +24,7 @@ struct EvalOptions {
   std::string model;
   std::shared_ptr<MatrixType> dtype;
   std::shared_ptr<int> threads;
+  std::shared_ptr<std::string> device;
   std::shared_ptr<std::string> tokenizer;
   std::vector<std::string> data;
   std::string per_item;
@@ -81,7 +82,7 @@ class ItemFile {
 struct Run {
   explicit Run(const EvalOptions& options)
       : items(options.per_item),
-        loaded(load_model(options.model, *options.dtype)),
+        loaded(load_model(options.model, *options.dtype, resolve_device(*options.device))),
         tokenizer(require_tokenizer(loaded, *options.tokenizer)),
         pool(resolve_threads(*options.threads)) {
     catch_signals();
@@ -510,6 +511,7 @@ void add_common(CLI::App& verb, EvalOptions& options, const char* data, bool sev
       ->capture_default_str();
   options.tokenizer = add_tokenizer(verb);
   options.dtype = add_dtype(verb);
+  options.device = add_device(verb);
   options.threads = add_threads(verb);
   verb.add_flag("--deterministic", options.deterministic,
                 "Numbers that do not depend on what else is in a batch; slower");

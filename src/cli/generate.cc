@@ -26,6 +26,7 @@ struct GenerateOptions {
   std::shared_ptr<Prompt> prompt;
   std::shared_ptr<MatrixType> dtype;
   std::shared_ptr<int> threads;
+  std::shared_ptr<std::string> device;
   std::shared_ptr<std::string> tokenizer;
   int64_t tokens = 256;
   std::shared_ptr<SamplingFlags> sampling;
@@ -146,7 +147,8 @@ void save_state(const GenerateOptions& options, const Model& model, const Tokeni
 int generate(const GenerateOptions& options) {
   check_sampling(*options.sampling);
   if (!options.save_state.empty()) check_writable(options.save_state);
-  const LoadedModel loaded = load_model(options.model, *options.dtype);
+  const LoadedModel loaded =
+      load_model(options.model, *options.dtype, resolve_device(*options.device));
   const Model& model = *loaded.model;
   const std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(loaded, *options.tokenizer);
   if (tokenizer == nullptr && !options.stops.empty()) {
@@ -277,6 +279,7 @@ std::function<int()> add_generate(CLI::App& app) {
   verb->add_flag("-q,--quiet", options->quiet, "No line with tokens, rate and seed at the end");
   options->tokenizer = add_tokenizer(*verb);
   options->dtype = add_dtype(*verb);
+  options->device = add_device(*verb);
   options->threads = add_threads(*verb);
   verb->add_flag("--deterministic", options->deterministic,
                  "Numbers that do not depend on how the prompt is cut; slower");

@@ -16,6 +16,7 @@ struct LogitsOptions {
   std::shared_ptr<Prompt> prompt;
   std::shared_ptr<MatrixType> dtype;
   std::shared_ptr<int> threads;
+  std::shared_ptr<std::string> device;
   std::shared_ptr<std::string> tokenizer;
   std::string rows = "last";
   int64_t top = 0;
@@ -95,7 +96,8 @@ std::string best_logits(std::span<const float> logits, int64_t count, const Toke
 }
 
 int print_logits(const LogitsOptions& options) {
-  const LoadedModel loaded = load_model(options.model, *options.dtype);
+  const LoadedModel loaded =
+      load_model(options.model, *options.dtype, resolve_device(*options.device));
   const ModelConfig& config = loaded.model->config();
   const std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(loaded, *options.tokenizer);
   const std::vector<int32_t> tokens = prompt_ids(*options.prompt, *loaded.model, tokenizer.get());
@@ -156,6 +158,7 @@ std::function<int()> add_logits(CLI::App& app) {
                  "Read the prompt token by token, as decoding does");
   options->tokenizer = add_tokenizer(*verb);
   options->dtype = add_dtype(*verb);
+  options->device = add_device(*verb);
   options->threads = add_threads(*verb);
   verb->add_flag("--deterministic", options->deterministic,
                  "Numbers that do not depend on how the prompt is cut; slower");

@@ -35,13 +35,15 @@ struct TrainFlags {
   std::string generation = "4", scheme = "released";
   int64_t layers = 6, width = 192;
   TrainOptions options;
-  std::string products = "f32", schedule = "cosine", reset_documents = "auto", optimizer = "adamw",
+  std::string products = "auto", schedule = "cosine", reset_documents = "auto", optimizer = "adamw",
               order = "shuffled";
   int64_t steps = 1000;
   double minutes = 0;
   int64_t checkpoint_every = 200, keep = 3, validate_every = 100, validation_windows = 64;
   bool dry_run = false, json = false;
   std::shared_ptr<int> threads;
+  std::shared_ptr<std::string> device_name;
+  Device device = Device::kCpu;
 };
 
 // Everything of a run that is not in the trainer.
@@ -67,7 +69,7 @@ int64_t steps_in(const TrainFlags& flags, const RunData& data, int64_t vocabular
                  ThreadPool& pool) {
   TrainOptions options = flags.options;
   options.schedule.total_steps = 1000;
-  Trainer trainer(make_model(flags, vocabulary, pool), options, pool);
+  Trainer trainer(make_model(flags, vocabulary, pool), options, pool, flags.device);
   const Loader loader = data.loader(options, vocabulary);
   trainer.step(loader);  // touches the memory for the first time
   std::vector<double> seconds;
@@ -82,15 +84,17 @@ int64_t steps_in(const TrainFlags& flags, const RunData& data, int64_t vocabular
 
 void dry_run(const TrainFlags& flags, const ModelConfig& config, const TrainOptions& options,
              int64_t steps, ThreadPool& pool) {
-  const MemoryPlan plan = plan_memory(config, options, pool);
+  const MemoryPlan plan = plan_memory(config, options, pool, flags.device);
   const Model model = Model::planned(config);
   // The product library compiles its kernels when it is first called, and that is part of a run's
   // memory.
-  measure_product_rate(pool, options.products, 1);
+  if (flags.device == Device::kCpu) measure_product_rate(pool, options.products, 1);
   const int64_t program = process_memory().resident + cpu::product_scratch_bytes(pool.threads());
   const double forward = forward_flops_per_token(model);
   const double per_step = 3 * forward * static_cast<double>(options.tokens_per_step());
-  const int64_t total = plan.total() + program;
+  // On a GPU the plan is the GPU's memory, and the program's is beside it.
+  const bool on_gpu = flags.device == Device::kCuda;
+  const int64_t total = plan.total() + (on_gpu ? 0 : program);
   if (flags.json) {
     const nlohmann::json json = {{"parameters", model.parameter_count()},
                                  {"memory",
@@ -100,6 +104,7 @@ void dry_run(const TrainFlags& flags, const ModelConfig& config, const TrainOpti
                                    {"moments", plan.moments},
                                    {"activations", plan.activations},
                                    {"activation_gradients", plan.activation_gradients},
+                                   {"scratch", plan.scratch},
                                    {"program_and_data", program},
                                    {"total", total}}},
                                  {"flops_per_token", 3 * forward},
@@ -132,8 +137,17 @@ void dry_run(const TrainFlags& flags, const ModelConfig& config, const TrainOpti
              format_bytes(static_cast<double>(plan.activations)));
   fmt::print("             their gradients       {}\n",
              format_bytes(static_cast<double>(plan.activation_gradients)));
+  if (on_gpu) {
+    fmt::print("             scratch               {}\n",
+               format_bytes(static_cast<double>(plan.scratch)));
+    fmt::print("             on the GPU in all     {} ({} free)\n",
+               format_bytes(static_cast<double>(total)),
+               format_bytes(static_cast<double>(cuda::free_memory())));
+  }
   fmt::print("             program, text         {}\n", format_bytes(static_cast<double>(program)));
-  fmt::print("             in all                {}\n", format_bytes(static_cast<double>(total)));
+  if (!on_gpu) {
+    fmt::print("             in all                {}\n", format_bytes(static_cast<double>(total)));
+  }
 }
 
 class Loop {
@@ -147,7 +161,7 @@ class Loop {
         text_bytes_(run.data->training().bytes_per_token),
         first_step_(run.trainer->steps_done()),
         last_step_(run.state.options.schedule.total_steps) {
-    matrix_rate_ = measure_product_rate(pool, run.state.options.products, 3);
+    matrix_rate_ = measure_product_rate(pool, run.state.options.products, 3, flags.device);
   }
 
   void train() {
@@ -225,6 +239,7 @@ class Loop {
              ? static_cast<double>(steps * run_.state.options.tokens_per_step()) / step_seconds_
              : 0.0},
         {"seconds", step_seconds_},
+        {"device", describe(flags_.device)},
         {"checkpoint", saved_.string()},
         {"peak_memory", process_memory().peak}};
     if (text_bytes_ > 0) summary["bits_per_byte"] = bits(loss_, text_bytes_);
@@ -296,7 +311,10 @@ int train_anew(TrainFlags& flags) {
   if (flags.data.files.empty() && !flags.dry_run) throw CLI::RequiredError("--data (or --resume)");
   if (flags.out.empty() && !flags.dry_run) throw CLI::RequiredError("--out");
   TrainOptions& options = flags.options;
-  options.products = parse_dtype(flags.products);
+  flags.device = resolve_device(*flags.device_name);
+  options.products = flags.products != "auto"        ? parse_dtype(flags.products)
+                     : flags.device == Device::kCuda ? DType::kBF16
+                                                     : DType::kF32;
   options.schedule.kind = parse_schedule_kind(flags.schedule);
   options.schedule.total_steps = flags.steps;
   options.order = parse_window_order(flags.order);
@@ -341,7 +359,7 @@ int train_anew(TrainFlags& flags) {
     options.schedule.warmup_steps = std::min(warmup, flags.steps / 10);
   }
   Model model = make_model(flags, vocabulary, pool);
-  run.trainer = std::make_unique<Trainer>(std::move(model), options, pool);
+  run.trainer = std::make_unique<Trainer>(std::move(model), options, pool, flags.device);
   const Tokenizer* known = run.data->tokenizer();
   run.state = {.options = options,
                .tokenizer = known == nullptr ? "" : std::string(known->name()),
@@ -359,15 +377,16 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
   // What decides the numbers comes from the checkpoint; saying it again, perhaps differently, is a
   // mistake.
   static constexpr const char* kAllowed[] = {
-      "--resume",  "--data", "--validation-data",   "--steps",
-      "--threads", "--json", "--validation-windows"};
+      "--resume",  "--data", "--validation-data",    "--steps",
+      "--threads", "--json", "--validation-windows", "--device"};
   for (const CLI::Option* option : verb.get_options()) {
     const std::string name = option->get_name();
     if (option->count() == 0) continue;
     if (std::find(std::begin(kAllowed), std::end(kAllowed), name) == std::end(kAllowed)) {
       wrong_usage(
           "{} cannot be given with --resume: the run goes on as it began (only --data, "
-          "--validation-data, --steps, --threads, --json and --validation-windows may be)",
+          "--validation-data, --steps, --threads, --device, --json and --validation-windows may "
+          "be)",
           name);
     }
   }
@@ -381,7 +400,8 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
     file = checkpoints.back();
   }
   run.folder = file.parent_path().empty() ? "." : file.parent_path();
-  Resumed resumed = load_checkpoint(file, pool);
+  flags.device = resolve_device(*flags.device_name);
+  Resumed resumed = load_checkpoint(file, pool, flags.device);
   run.state = resumed.run;
   run.trainer = std::move(resumed.trainer);
   if (verb.get_option("--steps")->count() > 0 &&
@@ -506,8 +526,10 @@ std::function<int()> add_train(CLI::App& app) {
       ->check(CLI::Range(0.001, 1e6))
       ->excludes("--steps")
       ->group(step);
-  verb->add_option("--dtype", f.products, "Products: f32, or bf16 with float32 masters")
-      ->check(CLI::IsMember({"f32", "bf16"}))
+  verb->add_option("--dtype", f.products,
+                   "Products (on a GPU activations, too): f32, or bf16 with float32 masters; auto: "
+                   "bf16 on a GPU, else f32")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
       ->capture_default_str()
       ->group(step);
   verb->add_flag("--gradient-checkpointing", o.gradient_checkpointing,
@@ -539,6 +561,8 @@ std::function<int()> add_train(CLI::App& app) {
   verb->add_option("--seed", o.seed, "Seed of initialisation, order and dropout")
       ->capture_default_str()
       ->group(step);
+  f.device_name = add_device(*verb);
+  verb->get_option("--device")->group(step);
   verb->add_option("--threads", *(f.threads = std::make_shared<int>(0)),
                    "Threads; 0: one for each physical core")
       ->check(CLI::Range(0, 1024))

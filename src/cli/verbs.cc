@@ -13,6 +13,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "core/cpu_info.h"
 #include "core/file.h"
 #include "formats/huggingface.h"
 #include "text/utf8_stream.h"
@@ -145,9 +146,18 @@ LoadedModel open_model(
 
 }  // namespace
 
-LoadedModel load_model(const std::string& path, MatrixType type) {
+LoadedModel load_model(const std::string& path, MatrixType type, Device device) {
+  if (device != Device::kCuda) {
+    return open_model(path, [type](std::span<const NamedTensor> tensors, float epsilon) {
+      return Model::from_tensors(tensors, type, epsilon);
+    });
+  }
+  if (type == MatrixType::kF16) {
+    wrong_usage("--dtype f16 is not possible on a GPU: expected f32, bf16 or as-stored");
+  }
   return open_model(path, [type](std::span<const NamedTensor> tensors, float epsilon) {
-    return Model::from_tensors(tensors, type, epsilon);
+    const Model model = Model::from_tensors(tensors, type, epsilon);
+    return model.on_gpu(model.head().value.dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
   });
 }
 
@@ -328,6 +338,25 @@ ModelConfig parse_shape(const std::string& text) {
         "'{}' is no shape: expected GENERATION:LAYERS:WIDTH:VOCABULARY, such as 4:12:768:50277",
         text);
   return make_config(text.substr(0, colon), sizes[0], sizes[1], sizes[2]);
+}
+
+std::shared_ptr<std::string> add_device(CLI::App& verb) {
+  auto device = std::make_shared<std::string>("auto");
+  verb.add_option("--device", *device, "auto: a GPU when one can be used; or cpu, cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}).description(""))
+      ->type_name("DEVICE")
+      ->capture_default_str();
+  return device;
+}
+
+Device resolve_device(const std::string& name) {
+  if (name == "cuda") cuda::require();
+  const bool gpu = name == "cuda" || (name == "auto" && cuda::unavailable().empty());
+  return gpu ? Device::kCuda : Device::kCpu;
+}
+
+std::string describe(Device device) {
+  return device == Device::kCuda ? cuda::device_info().name : cpu_info().name;
 }
 
 std::shared_ptr<MatrixType> add_dtype(CLI::App& verb) {

@@ -57,7 +57,10 @@ struct LoadedModel {
   std::unique_ptr<Model> model;
 };
 // Reads a checkpoint of any format; training state beside the weights is left out.
-LoadedModel load_model(const std::string& path, MatrixType type);
+//
+// On a GPU matrices are F32 or BF16: as stored means F32 for a float32 model and BF16 for the
+// others.
+LoadedModel load_model(const std::string& path, MatrixType type, Device device = Device::kCpu);
 // The same without numbers: Model::planned_for().
 LoadedModel look_at_model(const std::string& path);
 
@@ -108,6 +111,13 @@ CLI::Validator parsed_by(F parse) {
 
 // For ->check(): a whole number of at least `least`.
 CLI::Validator at_least(int64_t least);
+
+// --device: auto (a GPU when one can be used), cpu or cuda.
+std::shared_ptr<std::string> add_device(CLI::App& verb);
+// Throws Error when cuda is asked for and cannot be used.
+Device resolve_device(const std::string& name);
+// "RTX 5090 (CUDA)", or the processor's name.
+std::string describe(Device device);
 
 // --dtype: how a loaded model's matrices are kept.
 std::shared_ptr<MatrixType> add_dtype(CLI::App& verb);

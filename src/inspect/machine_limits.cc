@@ -37,6 +37,8 @@ HWY_AFTER_NAMESPACE();
 #include <chrono>
 #include <cstring>
 
+#include "core/random.h"
+#include "ops/linear/linear.h"
 #include "ops/linear/product_cpu.h"
 
 namespace rookery {
@@ -64,9 +66,55 @@ const Memory& warm_memory(int64_t bytes) {
   return memory;
 }
 
+// Seconds of `work` on the GPU, which only asks for it: the median of five after one that is not
+// counted.
+template <class Work>
+double device_seconds(Work work) {
+  cuda::Timer timer;
+  std::vector<double> seconds;
+  for (int i = 0; i < 6; ++i) {
+    timer.start();
+    work();
+    const double milliseconds = timer.stop();
+    if (i > 0) seconds.push_back(milliseconds / 1e3);
+  }
+  return median(seconds);
+}
+
+double device_product_rate(ThreadPool& pool, DType dtype, int repeats) {
+  constexpr int64_t kSize = 8192;
+  Arena arena(MemoryKind::kDevice);
+  Context ctx;
+  ctx.use(Device::kCuda, dtype);
+  ctx.pool = &pool;
+  ctx.arena = &arena;
+  const Tensor x = ctx.make({kSize, kSize}), weight = ctx.make({kSize, kSize});
+  // Random numbers: zeros are multiplied faster.
+  std::vector<uint16_t> numbers(kSize * kSize * size_of(dtype) / 2);
+  Random random(5);
+  for (uint16_t& bits : numbers) bits = to_bfloat16(random.uniform() - 0.5f).bits;
+  cuda::copy(x.data, numbers.data(), x.bytes());
+  cuda::copy(weight.data, numbers.data(), x.bytes());
+  cuda::Timer timer;
+  std::vector<double> rates;
+  for (int i = 0; i <= repeats; ++i) {
+    const ArenaScope scope(arena);
+    timer.start();
+    linear(ctx, x, Weight{weight, {}});
+    const double seconds = timer.stop() / 1e3;
+    if (i > 0) rates.push_back(2.0 * kSize * kSize * kSize / seconds);
+  }
+  return median(rates);
+}
+
 }  // namespace
 
-double measure_read_rate(ThreadPool& pool, int64_t bytes) {
+double measure_read_rate(ThreadPool& pool, int64_t bytes, Device device) {
+  if (device == Device::kCuda) {
+    const Memory memory(bytes, MemoryKind::kDevice);
+    return static_cast<double>(bytes) /
+           device_seconds([&] { cuda::read_in_order(memory.data(), bytes); });
+  }
   const int64_t pieces = std::max<int64_t>(bytes / (4 * kPiece), 1);
   const auto* data = static_cast<const float*>(warm_memory(pieces * kPiece * 4).data());
   std::vector<float> sums(pieces);
@@ -80,7 +128,13 @@ double measure_read_rate(ThreadPool& pool, int64_t bytes) {
   return static_cast<double>(pieces * kPiece * 4) / seconds;
 }
 
-double measure_copy_rate(ThreadPool& pool, int64_t bytes) {
+double measure_copy_rate(ThreadPool& pool, int64_t bytes, Device device) {
+  if (device == Device::kCuda) {
+    const int64_t half = bytes / 2;
+    const Memory from(half, MemoryKind::kDevice), to(half, MemoryKind::kDevice);
+    return static_cast<double>(2 * half) /
+           device_seconds([&] { cuda::copy_in_order(to.data(), from.data(), half); });
+  }
   const int64_t pieces = std::max<int64_t>(bytes / (8 * kPiece), 1);
   auto* data = static_cast<float*>(warm_memory(2 * pieces * kPiece * 4).data());
   const auto start = Clock::now();
@@ -90,9 +144,10 @@ double measure_copy_rate(ThreadPool& pool, int64_t bytes) {
   return static_cast<double>(2 * pieces * kPiece * 4) / seconds_since(start);
 }
 
-double measure_product_rate(ThreadPool& pool, DType dtype, int repeats) {
+double measure_product_rate(ThreadPool& pool, DType dtype, int repeats, Device device) {
   check(dtype == DType::kF32 || dtype == DType::kBF16,
         "the product rate is measured for f32 and bf16");
+  if (device == Device::kCuda) return device_product_rate(pool, dtype, repeats);
   constexpr int64_t kSize = 2048;
   const int64_t bytes = kSize * kSize * size_of(dtype);
   // Not kept: a training run measures once, before its own memory is in use.

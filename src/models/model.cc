@@ -395,14 +395,20 @@ Model Model::converted(DType dtype) const {
   return model;
 }
 
-Model Model::on_gpu(DType matrices) const {
-  assert(device_ == Device::kCpu);
-  Model model(config_);
+Model Model::zeros_on_gpu(const ModelConfig& config, DType matrices) {
+  Model model(config);
   std::vector<DType> dtypes;
-  for (const Parameter& parameter : parameters_) {
+  for (const Parameter& parameter : model.parameters_) {
     dtypes.push_back(parameter.spec.is_matrix() ? matrices : DType::kF32);
   }
   model.allocate(dtypes, Device::kCuda);
+  model.bind();
+  return model;
+}
+
+Model Model::on_gpu(DType matrices) const {
+  assert(device_ == Device::kCpu);
+  Model model = zeros_on_gpu(config_, matrices);
   std::vector<std::byte> converted;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor &from = parameters_[i].value, &to = model.parameters_[i].value;
@@ -414,7 +420,6 @@ Model Model::on_gpu(DType matrices) const {
     convert(from, {converted.data(), to.dtype, to.shape});
     copy_bytes(to.data, converted.data(), to.bytes());
   }
-  model.bind();
   return model;
 }
 

@@ -44,6 +44,8 @@ void copy(void* to, const void* from, int64_t bytes);
 // In the stream's order, without waiting; host memory should be pinned.
 void copy_in_order(void* to, const void* from, int64_t bytes);
 void zero_in_order(void* data, int64_t bytes);
+// Reads memory end to end, to learn how fast that is.
+void read_in_order(const void* data, int64_t bytes);
 
 // A sequence of launches that is recorded once and then launched as a whole.
 class Graph {

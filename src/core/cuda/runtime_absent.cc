@@ -30,6 +30,7 @@ bool is_device_memory(const void*) { return false; }
 void copy(void*, const void*, int64_t) { absent(); }
 void copy_in_order(void*, const void*, int64_t) { absent(); }
 void zero_in_order(void*, int64_t) { absent(); }
+void read_in_order(const void*, int64_t) { absent(); }
 
 struct Graph::Parts {};
 Graph::Graph() = default;

@@ -1,0 +1,242 @@
+// The linear layer on the GPU. Few rows, as in decoding, are bound by reading the weights: a warp
+// takes whole rows of the matrix and every row of x at once, and the layers of a group are one
+// launch. More rows are the library's products (product_cuda.cu).
+
+#include "core/cuda/launch.cuh"
+#include "ops/linear/linear.h"
+#include "ops/linear/product_cuda.h"
+
+namespace rookery::cuda {
+namespace {
+
+// Rows of x that one warp multiplies with a row of the matrix.
+constexpr int kRows = 8;
+// Up to so many rows this kernel is faster than the library's.
+constexpr int64_t kFewRows = 8;
+constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+// Neighbouring elements that a lane takes at a time: 16 bytes of bfloat16.
+constexpr int kPack = 8;
+
+struct Part {
+  const void *x, *weight;
+  const float* residual;  // null: none
+  void* y;
+  int64_t inputs, outputs;
+  int64_t first_block;  // of this part
+  bool wide_y;          // y is float32, whatever x is
+  bool vectors;         // rows begin at multiples of 16 bytes
+};
+struct Parts {
+  Part part[kMaxLinears];
+  int count;
+  int64_t rows;
+};
+
+// Sums over k in one order whatever the number of rows: a row's numbers do not depend on the
+// others.
+template <class T, int R>
+__global__ void __launch_bounds__(kThreads) few_rows_kernel(const __grid_constant__ Parts parts) {
+  int which = 0;
+  while (which + 1 < parts.count && blockIdx.x >= parts.part[which + 1].first_block) ++which;
+  const Part& p = parts.part[which];
+  const int lane = threadIdx.x % kWarp;
+  const int64_t n = (blockIdx.x - p.first_block) * kWarps + threadIdx.x / kWarp;
+  if (n >= p.outputs) return;
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * R, K = p.inputs;
+  const int rows = static_cast<int>(parts.rows - first < R ? parts.rows - first : R);
+  const T* weight = static_cast<const T*>(p.weight) + n * K;
+  const T* x = static_cast<const T*>(p.x) + first * K;
+  float sums[R] = {};
+  if (p.vectors) {
+#pragma unroll 4
+    for (int64_t k = lane * kPack; k < K; k += kWarp * kPack) {
+      float w[kPack];
+      load_pack<kPack>(weight + k, w);
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        if (r >= rows) break;
+        float v[kPack];
+        load_pack<kPack>(x + r * K + k, v);
+#pragma unroll
+        for (int i = 0; i < kPack; ++i) sums[r] = fmaf(w[i], v[i], sums[r]);
+      }
+    }
+  } else {
+    for (int64_t k = lane; k < K; k += kWarp) {
+      const float w = to_float(weight[k]);
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        if (r < rows) sums[r] = fmaf(w, to_float(x[r * K + k]), sums[r]);
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    const float sum = warp_sum(sums[r]);
+    if (lane != 0 || r >= rows) continue;
+    const int64_t at = (first + r) * p.outputs + n;
+    const float y = p.residual == nullptr ? sum : p.residual[at] + sum;
+    if (p.wide_y) {
+      static_cast<float*>(p.y)[at] = y;
+    } else {
+      static_cast<T*>(p.y)[at] = from_float<T>(y);
+    }
+  }
+}
+
+void few_rows(std::span<const LinearForward> layers, Context& ctx) {
+  Parts parts{};
+  parts.rows = layers[0].x.rows();
+  int64_t blocks = 0;
+  for (const LinearForward& g : layers) {
+    const int64_t row_bytes = g.x.cols() * size_of(g.x.dtype);
+    parts.part[parts.count++] = {
+        .x = g.x.data,
+        .weight = g.weight.data,
+        .residual = g.residual ? static_cast<const float*>(g.residual.data) : nullptr,
+        .y = g.y.data,
+        .inputs = g.x.cols(),
+        .outputs = g.y.cols(),
+        .first_block = blocks,
+        .wide_y = g.y.dtype == DType::kF32,
+        .vectors = g.x.cols() % kPack == 0 && row_bytes % 16 == 0 && is_aligned(g.x.data, 16) &&
+                   is_aligned(g.weight.data, 16)};
+    blocks += ceil_div(g.y.cols(), kWarps);
+  }
+  if (parts.rows == 0 || blocks == 0) return;
+  with_type(layers[0].x.dtype, "linear", [&](auto type) {
+    using T = decltype(type);
+    const auto launch = [&](auto kernel, int64_t rows) {
+      const dim3 grid(static_cast<unsigned>(blocks),
+                      static_cast<unsigned>(ceil_div(parts.rows, rows)));
+      kernel<<<grid, kThreads, 0, stream(ctx)>>>(parts);
+    };
+    if (parts.rows == 1) {
+      launch(few_rows_kernel<T, 1>, 1);
+    } else if (parts.rows <= 4) {
+      launch(few_rows_kernel<T, 4>, 4);
+    } else {
+      launch(few_rows_kernel<T, kRows>, kRows);
+    }
+  });
+  check_launch("linear");
+}
+
+bool takes_few_rows(const LinearForward& g, const Context& ctx) {
+  return g.x.rows() <= kFewRows || ctx.deterministic;
+}
+
+void check_types(const LinearForward& g) {
+  check(g.x.dtype == g.weight.dtype,
+        "linear on the GPU needs activations and weights of one type, got {} and {}",
+        name_of(g.x.dtype), name_of(g.weight.dtype));
+}
+
+void large(const LinearForward& g, Context& ctx) {
+  const int64_t inputs = g.x.cols(), outputs = g.y.cols();
+  product({.m = g.x.rows(),
+           .n = outputs,
+           .k = inputs,
+           .a = {g.x.data, g.x.dtype, inputs, false},
+           .b = {g.weight.data, g.weight.dtype, inputs, true},
+           .c = g.y.data,
+           .c_type = g.y.dtype,
+           .c_stride = outputs,
+           .add = g.residual ? g.residual.data : nullptr},
+          ctx);
+}
+
+// The gradient of the residual, when it has a memory of its own.
+template <class T>
+__global__ void add_kernel(const T* from, T* to, int64_t count, bool accumulate) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += step) {
+    const float x = to_float(from[i]);
+    to[i] = from_float<T>(accumulate ? to_float(to[i]) + x : x);
+  }
+}
+
+// What the products read: dy in the type of the weights. The residual stream's gradient is float32.
+template <class To>
+__global__ void narrow_kernel(const float* from, To* to, int64_t count, bool vectors) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x * 4;
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 4; i < count;
+       i += step) {
+    if (vectors && i + 4 <= count) {
+      float x[4];
+      load_pack<4>(from + i, x);
+      store_pack<4>(to + i, x);
+    } else {
+      for (int64_t j = i; j < count && j < i + 4; ++j) to[j] = from_float<To>(from[j]);
+    }
+  }
+}
+
+}  // namespace
+
+void linear_forward(const LinearForward& g, Context& ctx) {
+  check_types(g);
+  if (takes_few_rows(g, ctx)) return few_rows({&g, 1}, ctx);
+  large(g, ctx);
+}
+
+void linear_group_forward(const LinearGroupForward& g, Context& ctx) {
+  const std::span<const LinearForward> layers(g.part, static_cast<size_t>(g.count));
+  bool few = true;
+  for (const LinearForward& layer : layers) {
+    check_types(layer);
+    few = few && takes_few_rows(layer, ctx) && layer.x.rows() == layers[0].x.rows();
+  }
+  if (few) return few_rows(layers, ctx);
+  for (const LinearForward& layer : layers) linear_forward(layer, ctx);
+}
+
+void linear_backward(const LinearBackward& g, Context& ctx) {
+  const LinearForward& f = g.forward;
+  check_types(f);
+  const int64_t rows = f.x.rows(), inputs = f.x.cols(), outputs = f.y.cols();
+  const ArenaScope scope(*ctx.arena);
+  TensorView dy = g.dy;
+  if (dy.dtype != f.weight.dtype && dy.count() > 0 && (g.dx || g.dweight)) {
+    dy = ctx.arena->make(g.dy.shape, f.weight.dtype);
+    narrow_kernel<<<blocks_for(dy.count(), 1024), 256, 0, stream(ctx)>>>(
+        g.dy.as<float>(), static_cast<bfloat16*>(dy.data), dy.count(), is_aligned(g.dy.data, 16));
+    check_launch("linear.backward");
+  }
+  if (g.dx) {
+    product({.m = rows,
+             .n = inputs,
+             .k = outputs,
+             .a = {dy.data, dy.dtype, outputs, false},
+             .b = {f.weight.data, f.weight.dtype, inputs, false},
+             .c = g.dx.data,
+             .c_type = g.dx.dtype,
+             .c_stride = inputs,
+             .add = g.dx.accumulate ? g.dx.data : nullptr},
+            ctx);
+  }
+  if (g.dweight) {
+    product({.m = outputs,
+             .n = inputs,
+             .k = rows,
+             .a = {dy.data, dy.dtype, outputs, true},
+             .b = {f.x.data, f.x.dtype, inputs, false},
+             .c = g.dweight.data,
+             .c_type = DType::kF32,
+             .c_stride = inputs,
+             .add = g.dweight.accumulate ? g.dweight.data : nullptr},
+            ctx);
+  }
+  if (g.dresidual && g.dresidual.count() > 0) {
+    with_type(g.dresidual.dtype, "linear.backward", [&](auto type) {
+      using T = decltype(type);
+      add_kernel<<<blocks_for(g.dresidual.count(), 256), 256, 0, stream(ctx)>>>(
+          static_cast<const T*>(g.dy.data), static_cast<T*>(g.dresidual.data), g.dresidual.count(),
+          g.dresidual.accumulate);
+    });
+    check_launch("linear.backward");
+  }
+}
+
+}  // namespace rookery::cuda

@@ -32,8 +32,9 @@ constexpr int64_t bytes_in(const BlockType& type, int64_t count) {
 // `count` numbers (a multiple of kBlock) from blocks, or into blocks. Bytes need no alignment.
 void read_blocks(const BlockType& type, const std::byte* blocks, int64_t count, float* out);
 // Q8_0 only: d is the largest magnitude / 127 as a float16, q the nearest of -127 .. 127; so each
-// number comes back within d / 2, and blocks written here give the same blocks again. Throws Error
-// for numbers that are not finite, and for those above 8,320,000, whose d no float16 holds.
+// number comes back within d / 2. Numbers from blocks written here give the same blocks again, if
+// the largest magnitude is at least 0.001. Throws Error for numbers that are not finite, and for
+// those above 8,320,000, whose d no float16 holds.
 void write_blocks(const BlockType& type, const float* numbers, int64_t count, std::byte* blocks);
 
 }  // namespace rookery

@@ -64,7 +64,10 @@ TEST(Blocks, EveryNumberComesBackWithinHalfAStep) {
       // The largest magnitude decides the scale: no step is wasted but for a float16's rounding.
       EXPECT_LE(scale, std::ldexp(1.0f, power) / 127 * 1.001f + 0x1p-24f);
     }
-    EXPECT_EQ(written(back), blocks) << power;
+    // Below, d is one of the few smallest float16s, and 127 d may not be reached.
+    if (power >= -8) {
+      EXPECT_EQ(written(back), blocks) << power;
+    }
   }
 }
 

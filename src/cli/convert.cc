@@ -27,6 +27,7 @@ constexpr const char* kFormats[] = {"safetensors", "pth", "hf"};
 struct ConvertOptions {
   std::string input, output, to, shard_size = "5GB";
   std::optional<DType> dtype;  // none: as stored
+  bool blocks = false;         // of Q8_0, for matrices; all else as stored
   bool force = false, json = false;
 };
 
@@ -150,14 +151,43 @@ int64_t context_of(const std::map<std::string, std::string>& metadata) {
 }
 
 std::string type_of(std::span<const StoredTensor> tensors) {
-  const DType first = tensors[0].dtype;
-  const bool one = std::all_of(tensors.begin(), tensors.end(),
-                               [&](const StoredTensor& tensor) { return tensor.dtype == first; });
-  return one ? std::string(name_of(first)) : "mixed";
+  const std::string_view first = tensors[0].stored_type();
+  const bool one = std::all_of(tensors.begin(), tensors.end(), [&](const StoredTensor& tensor) {
+    return tensor.stored_type() == first;
+  });
+  return one ? std::string(first) : "mixed";
+}
+
+// As they will be stored. `tensors` must outlive the result.
+std::vector<StoredTensor> in_types(std::span<const StoredTensor> tensors,
+                                   const ConvertOptions& options, const std::string& format) {
+  std::vector<StoredTensor> result;
+  bool has_blocks = false;
+  for (const StoredTensor& tensor : tensors) {
+    const std::optional<StoredTensor> blocks = options.blocks ? in_blocks(tensor) : std::nullopt;
+    has_blocks = has_blocks || blocks;
+    if (blocks) {
+      result.push_back(*blocks);
+    } else if (options.dtype) {
+      result.push_back(in_type(tensor, *options.dtype));
+    } else if (format == "safetensors") {
+      result.push_back(tensor);
+    } else {  // the others have no place for blocks
+      result.push_back(in_type(tensor, tensor.dtype));
+    }
+  }
+  check(has_blocks || !options.blocks,
+        "no matrix of this model has rows of a multiple of {} numbers, as q8_0 wants: choose "
+        "another --dtype",
+        kBlock);
+  return result;
 }
 
 int convert_model(const ConvertOptions& options) {
   const std::string format = format_of(options);
+  if (options.blocks && format != "safetensors") {
+    wrong_usage("q8_0 can be stored in safetensors files only: call OUT NAME.safetensors");
+  }
   const TensorSource source = open_checkpoint(find_model_file(options.input));
   const Content content = content_of(source);
   require_new_output(options, format, source);
@@ -174,10 +204,7 @@ int convert_model(const ConvertOptions& options) {
         "write a .safetensors file",
         source.group_norm_epsilon, TensorSource().group_norm_epsilon);
 
-  std::vector<StoredTensor> tensors;
-  for (const StoredTensor& tensor : content.tensors) {
-    tensors.push_back(options.dtype ? in_type(tensor, *options.dtype) : tensor);
-  }
+  const std::vector<StoredTensor> tensors = in_types(content.tensors, options, format);
   std::map<std::string, std::string> metadata = source.metadata;
   for (const char* of_the_file : {"weight_type", "format"}) metadata.erase(of_the_file);
   write_epsilons(source, metadata);
@@ -265,7 +292,8 @@ int convert_model(const ConvertOptions& options) {
 std::function<int()> add_convert(CLI::App& app) {
   CLI::App* verb = add_verb(app, "convert", "Write a model in another format or number type",
                             "  rookery convert RWKV-4-169M.pth rwkv-169m.safetensors\n"
-                            "  rookery convert runs/book book-hf/ --dtype bf16");
+                            "  rookery convert runs/book book-hf/ --dtype bf16\n"
+                            "  rookery convert runs/book book.safetensors --dtype q8_0");
   auto options = std::make_shared<ConvertOptions>();
   verb->add_option("IN", options->input,
                    "A .pth, .safetensors or rwkv.cpp .bin file, a Hugging Face folder, or the "
@@ -284,10 +312,12 @@ std::function<int()> add_convert(CLI::App& app) {
   verb->add_option_function<std::string>(
           "--dtype",
           [options](const std::string& name) {
-            if (name != "as-stored") options->dtype = parse_dtype(name);
+            options->blocks = name == "q8_0";
+            if (name != "as-stored" && !options->blocks) options->dtype = parse_dtype(name);
           },
-          "Of all numbers: as-stored, f32, f16 or bf16")
-      ->check(CLI::IsMember({"as-stored", "f32", "f16", "bf16"}).description(""))
+          "Of all numbers: as-stored, f32, f16 or bf16; or q8_0: matrices in blocks of 8-bit "
+          "numbers, the rest as stored (safetensors only)")
+      ->check(CLI::IsMember({"as-stored", "f32", "f16", "bf16", "q8_0"}).description(""))
       ->type_name("TYPE")
       ->default_str("as-stored");
   verb->add_option("--shard-size", options->shard_size,

@@ -66,8 +66,8 @@ Json tensor_list(const Model& model, const TensorSource* source) {
     const Shape& shape = stored == nullptr ? parameter.spec.shape : stored->shape;
     Json sizes = Json::array();
     for (int axis = 0; axis < shape.rank(); ++axis) sizes.push_back(shape[axis]);
-    const DType dtype = stored == nullptr ? DType::kF32 : stored->dtype;
-    list.push_back({{"name", parameter.spec.name}, {"shape", sizes}, {"dtype", name_of(dtype)}});
+    const std::string_view type = stored == nullptr ? name_of(DType::kF32) : stored->stored_type();
+    list.push_back({{"name", parameter.spec.name}, {"shape", sizes}, {"dtype", type}});
   }
   return list;
 }
@@ -214,7 +214,7 @@ int info(const InfoOptions& options) {
     std::map<std::string, int64_t> stored;
     for (const Parameter& parameter : loaded.model->parameters()) {
       const StoredTensor* tensor = source.find(parameter.spec.name);
-      stored[std::string(name_of(tensor->dtype))] += tensor->bytes();
+      stored[std::string(tensor->stored_type())] += tensor->stored_bytes();
     }
     result = {{"file", loaded.file.string()},
               {"format", loaded.format},

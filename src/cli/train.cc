@@ -7,6 +7,7 @@
 
 #include <fmt/ranges.h>
 
+#include "cli/learning_curve.h"
 #include "cli/progress.h"
 #include "cli/train_data.h"
 #include "cli/verbs.h"
@@ -222,6 +223,7 @@ class Loop {
     if (run_.state.step > first_step_ || saved_.empty()) save();
     if (run_.state.step == last_step_)
       save_model(run_.folder / "model.safetensors", trainer.model(), run_.state);
+    draw_learning_curve(run_.folder);
   }
 
   nlohmann::json summary() const {
@@ -469,7 +471,8 @@ std::function<int()> add_train(CLI::App& app) {
                        "Validate on this instead of a part of the data")
           ->group(input);
   verb->add_option("-o,--out", f.out,
-                   "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events, model")
+                   "Folder of the run: checkpoints, metrics.jsonl, learning_curve.svg, TensorBoard "
+                   "events, model")
       ->group(input);
   verb->add_option("--resume", f.resume,
                    "Go on bit for bit from this run's newest checkpoint, or from this file")

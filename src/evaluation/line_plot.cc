@@ -1,7 +1,11 @@
 #include "evaluation/line_plot.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cmath>
+#include <functional>
+#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -12,6 +16,7 @@ namespace {
 constexpr double kWidth = 800, kHeight = 500;
 constexpr double kLeft = 80, kRight = 780, kTop = 50, kBottom = 430;
 constexpr int kMostTicks = 16;
+constexpr std::string_view kColours[] = {"#1f6fb2", "#d1571f", "#3d8f4a", "#7b4fa6"};
 
 // Text for XML. What XML 1.0 cannot express becomes '?'.
 std::string escaped(std::string_view text) {
@@ -55,35 +60,77 @@ std::string line_between(double x1, double y1, double x2, double y2, std::string
       y2, colour);
 }
 
+// The points of a line that can be drawn.
+struct Drawn {
+  std::string_view name, colour;
+  std::vector<PlotPoint> points;
+  bool dots;
+};
+
+std::vector<Drawn> drawable(std::span<const PlotLine> lines) {
+  assert(lines.size() <= std::size(kColours));
+  std::vector<Drawn> all;
+  for (size_t i = 0; i < lines.size(); ++i) {
+    Drawn line{lines[i].name, kColours[i], {}, lines[i].dots};
+    for (const PlotPoint& p : lines[i].points) {
+      if (!(p.x > 0) || !std::isfinite(p.x) || !std::isfinite(p.y)) continue;
+      line.points.push_back(p);
+      if (!std::isfinite(p.error)) line.points.back().error = 0;
+    }
+    if (!line.points.empty()) all.push_back(std::move(line));
+  }
+  check(!all.empty(), "nothing to plot: no point is finite");
+  return all;
+}
+
+// Where x lies between the left end (0) and the right (1), and which x get a tick.
+struct Layout {
+  std::function<double(double x)> place;
+  std::vector<double> ticks;
+};
+
+Layout powers_of_two(double least, double most) {
+  const int first = static_cast<int>(std::floor(std::log2(least)));
+  const int last = std::max(first + 1, static_cast<int>(std::ceil(std::log2(most))));
+  Layout layout{[=](double x) { return (std::log2(x) - first) / (last - first); }, {}};
+  const int every = (last - first + kMostTicks - 1) / kMostTicks;
+  for (int power = first; power <= last; power += every) layout.ticks.push_back(std::exp2(power));
+  return layout;
+}
+
+Layout linear(double most) {
+  const double step = step_of(most);
+  const int steps = static_cast<int>(std::ceil(most / step * (1 - 1e-9)));
+  Layout layout{[=](double x) { return x / (step * steps); }, {}};
+  for (int i = 0; i <= steps; ++i) layout.ticks.push_back(i * step);
+  return layout;
+}
+
 }  // namespace
 
-std::string line_plot_svg(std::span<const PlotPoint> points, const PlotLabels& labels) {
-  std::vector<PlotPoint> shown;
-  for (const PlotPoint& p : points) {
-    if (p.x > 0 && std::isfinite(p.x) && std::isfinite(p.y)) shown.push_back(p);
-    if (!shown.empty() && !std::isfinite(shown.back().error)) shown.back().error = 0;
-  }
-  check(!shown.empty(), "nothing to plot: no point is finite");
-
-  double low = shown[0].y, high = shown[0].y;
-  for (const PlotPoint& p : shown) {
-    low = std::min(low, p.y - p.error);
-    high = std::max(high, p.y + p.error);
+std::string lines_plot_svg(std::span<const PlotLine> lines, const PlotLabels& labels,
+                           PlotAxis axis) {
+  const std::vector<Drawn> all = drawable(lines);
+  double low = INFINITY, high = -INFINITY, least = INFINITY, most = 0;
+  for (const Drawn& line : all) {
+    for (const PlotPoint& p : line.points) {
+      low = std::min(low, p.y - p.error);
+      high = std::max(high, p.y + p.error);
+    }
+    least = std::min(least, line.points.front().x);
+    most = std::max(most, line.points.back().x);
   }
   // A line without height gets room of a thousandth on both sides.
-  const double least = std::max(1e-6, 1e-3 * std::max(std::abs(low), std::abs(high)));
-  if (high - low < least) {
-    low -= least;
-    high += least;
+  const double room = std::max(1e-6, 1e-3 * std::max(std::abs(low), std::abs(high)));
+  if (high - low < room) {
+    low -= room;
+    high += room;
   }
   const double step = step_of(high - low);
   low = std::floor(low / step) * step;
   high = std::ceil(high / step) * step;
-  const int first = static_cast<int>(std::floor(std::log2(shown.front().x)));
-  const int last = std::max(first + 1, static_cast<int>(std::ceil(std::log2(shown.back().x))));
-  const auto at_x = [&](double x) {
-    return kLeft + (std::log2(x) - first) / (last - first) * (kRight - kLeft);
-  };
+  const Layout layout = axis == PlotAxis::kLinear ? linear(most) : powers_of_two(least, most);
+  const auto at_x = [&](double x) { return kLeft + layout.place(x) * (kRight - kLeft); };
   const auto at_y = [&](double y) { return kBottom - (y - low) / (high - low) * (kBottom - kTop); };
 
   std::string svg = fmt::format(
@@ -96,11 +143,10 @@ std::string line_plot_svg(std::span<const PlotPoint> points, const PlotLabels& l
   svg += fmt::format("<g transform=\"translate(22 {:.1f}) rotate(-90)\">{}</g>\n",
                      (kTop + kBottom) / 2, text_at(0, 0, "middle", labels.y));
 
-  const int every = (last - first + kMostTicks - 1) / kMostTicks;
-  for (int power = first; power <= last; power += every) {
-    const double x = at_x(std::exp2(power));
+  for (const double tick : layout.ticks) {
+    const double x = at_x(tick);
     svg += line_between(x, kTop, x, kBottom, "#dddddd");
-    svg += text_at(x, kBottom + 20, "middle", fmt::format("{:g}", std::exp2(power)));
+    svg += text_at(x, kBottom + 20, "middle", fmt::format("{:g}", tick));
   }
   const int steps = static_cast<int>(std::lround((high - low) / step));
   for (int i = 0; i <= steps; ++i) {
@@ -113,21 +159,34 @@ std::string line_plot_svg(std::span<const PlotPoint> points, const PlotLabels& l
   svg += line_between(kLeft, kBottom, kRight, kBottom, "black");
   svg += line_between(kLeft, kTop, kLeft, kBottom, "black");
 
-  std::string path;
-  for (const PlotPoint& p : shown) {
-    if (p.error > 0) {
-      svg +=
-          line_between(at_x(p.x), at_y(p.y - p.error), at_x(p.x), at_y(p.y + p.error), "#1f6fb2");
+  double legend = kTop + 20;
+  for (const Drawn& line : all) {
+    std::string path;
+    for (const PlotPoint& p : line.points) {
+      if (p.error > 0) {
+        svg += line_between(at_x(p.x), at_y(p.y - p.error), at_x(p.x), at_y(p.y + p.error),
+                            line.colour);
+      }
+      path += fmt::format("{}{:.1f},{:.1f}", path.empty() ? "" : " ", at_x(p.x), at_y(p.y));
     }
-    path += fmt::format("{}{:.1f},{:.1f}", path.empty() ? "" : " ", at_x(p.x), at_y(p.y));
-  }
-  svg += fmt::format(
-      "<polyline points=\"{}\" fill=\"none\" stroke=\"#1f6fb2\" stroke-width=\"2\"/>\n", path);
-  for (const PlotPoint& p : shown) {
-    svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"#1f6fb2\"/>\n",
-                       at_x(p.x), at_y(p.y));
+    svg += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>\n",
+                       path, line.colour);
+    for (const PlotPoint& p : line.points) {
+      if (!line.dots) break;
+      svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>\n", at_x(p.x),
+                         at_y(p.y), line.colour);
+    }
+    if (line.name.empty()) continue;
+    svg += line_between(kRight - 150, legend - 5, kRight - 120, legend - 5, line.colour);
+    svg += text_at(kRight - 112, legend, "start", line.name);
+    legend += 20;
   }
   return svg + "</svg>\n";
+}
+
+std::string line_plot_svg(std::span<const PlotPoint> points, const PlotLabels& labels) {
+  const PlotLine line{"", points};
+  return lines_plot_svg({&line, 1}, labels, PlotAxis::kPowersOfTwo);
 }
 
 }  // namespace rookery

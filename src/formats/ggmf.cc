@@ -5,84 +5,31 @@
 #include <utility>
 #include <vector>
 
+#include "core/blocks.h"
+
 namespace rookery {
 namespace {
 
 using Bytes = std::span<const std::byte>;
 
 // -------------------------------------------------------------------------------------------------
-// Blocks of 32 quantised numbers. Low nibbles are the elements 0 to 15 of a block, high nibbles 16
-// to 31; bit j of the four bytes `fifth` is the highest bit of element j.
-
-constexpr int64_t kBlock = 32;
-
-float load_half(const std::byte* from) {
-  Float16 half;
-  std::memcpy(&half.bits, from, sizeof(half.bits));
-  return to_float(half);
-}
-
-int nibble(const std::byte* quants, int64_t element) {
-  const int pair = static_cast<int>(quants[element % 16]);
-  return element < 16 ? pair & 15 : pair >> 4;
-}
-
-int with_fifth_bit(const std::byte* fifth, const std::byte* quants, int64_t element) {
-  const int bit = static_cast<int>(fifth[element / 8]) >> (element % 8) & 1;
-  return nibble(quants, element) | bit << 4;
-}
-
-void read_q4_0(const std::byte* block, float* out) {
-  const float scale = load_half(block);
-  for (int64_t i = 0; i < kBlock; ++i) {
-    out[i] = static_cast<float>(nibble(block + 2, i) - 8) * scale;
-  }
-}
-
-void read_q4_1(const std::byte* block, float* out) {
-  const float scale = load_half(block), least = load_half(block + 2);
-  for (int64_t i = 0; i < kBlock; ++i) {
-    out[i] = static_cast<float>(nibble(block + 4, i)) * scale + least;
-  }
-}
-
-void read_q5_0(const std::byte* block, float* out) {
-  const float scale = load_half(block);
-  for (int64_t i = 0; i < kBlock; ++i) {
-    out[i] = static_cast<float>(with_fifth_bit(block + 2, block + 6, i) - 16) * scale;
-  }
-}
-
-void read_q5_1(const std::byte* block, float* out) {
-  const float scale = load_half(block), least = load_half(block + 2);
-  for (int64_t i = 0; i < kBlock; ++i) {
-    out[i] = static_cast<float>(with_fifth_bit(block + 4, block + 8, i)) * scale + least;
-  }
-}
-
-void read_q8_0(const std::byte* block, float* out) {
-  const float scale = load_half(block);
-  for (int64_t i = 0; i < kBlock; ++i) {
-    out[i] = static_cast<float>(static_cast<int8_t>(block[2 + i])) * scale;
-  }
-}
+// The container.
 
 struct TypeInfo {
   int32_t id;
   std::string_view name;
-  int64_t elements, bytes;  // of a block
-  DType dtype;
-  void (*read_block)(const std::byte* block, float* out);  // null: the numbers are as in memory
+  DType dtype;              // in memory
+  const BlockType* blocks;  // null: the numbers are as in memory
+
+  int64_t elements() const { return blocks == nullptr ? 1 : kBlock; }  // that go together
+  int64_t bytes() const { return blocks == nullptr ? size_of(dtype) : blocks->bytes; }  // of these
 };
 
 constexpr TypeInfo kTypes[] = {
-    {0, "F32", 1, 4, DType::kF32, nullptr},
-    {1, "F16", 1, 2, DType::kF16, nullptr},
-    {2, "Q4_0", kBlock, 18, DType::kF32, read_q4_0},
-    {3, "Q4_1", kBlock, 20, DType::kF32, read_q4_1},
-    {7, "Q5_0", kBlock, 22, DType::kF32, read_q5_0},
-    {8, "Q5_1", kBlock, 24, DType::kF32, read_q5_1},
-    {9, "Q8_0", kBlock, 34, DType::kF32, read_q8_0},
+    {0, "F32", DType::kF32, nullptr}, {1, "F16", DType::kF16, nullptr},
+    {2, "Q4_0", DType::kF32, &kQ4_0}, {3, "Q4_1", DType::kF32, &kQ4_1},
+    {7, "Q5_0", DType::kF32, &kQ5_0}, {8, "Q5_1", DType::kF32, &kQ5_1},
+    {9, "Q8_0", DType::kF32, &kQ8_0},
 };
 
 // For messages only.
@@ -93,9 +40,6 @@ std::string name_of_other_type(int32_t id) {
   if (id >= 10 && id <= 16) return std::string(kLater[id - 10]);
   return fmt::format("{}, which does not exist", id);
 }
-
-// -------------------------------------------------------------------------------------------------
-// The container.
 
 struct Header {
   int64_t version, vocabulary, channels, layers;
@@ -161,7 +105,7 @@ class Container {
           "damaged",
           path_, header_.vocabulary, header_.channels, header_.layers);
     header_.type = find_type(take_int(), "the header");
-    check(header_.version == 101 || header_.type->read_block == nullptr,
+    check(header_.version == 101 || header_.type->blocks == nullptr,
           "'{}' is quantised in the old version 100 of the format: expected version 101; quantise "
           "the model again",
           path_);
@@ -182,16 +126,16 @@ class Container {
     entry.type = find_type(type_id, fmt::format("tensor {}", entry.name));
     const std::optional<int64_t> count = count_of(sizes);
     // Rows are quantised one by one, so that a block never spans two.
-    check(count && *count > 0 && sizes[0] % entry.type->elements == 0,
+    check(count && *count > 0 && sizes[0] % entry.type->elements() == 0,
           "tensor {} of '{}' claims the sizes {}: expected positive numbers, the first a multiple "
           "of {}; the file is damaged, copy or download it again",
-          entry.name, path_, shape_of(sizes)->to_string(), entry.type->elements);
-    const int64_t blocks = *count / entry.type->elements;
+          entry.name, path_, shape_of(sizes)->to_string(), entry.type->elements());
+    const int64_t blocks = *count / entry.type->elements();
     check(blocks <= static_cast<int64_t>(bytes_.size()),
           "tensor {} of '{}' has {} numbers, more than the file can hold: it is cut short or "
           "damaged, copy or download it again",
           entry.name, path_, *count);
-    entry.bytes = take(blocks * entry.type->bytes);
+    entry.bytes = take(blocks * entry.type->bytes());
     std::reverse(sizes.begin(), sizes.end());
     entry.shape = *shape_of(sizes);
     return entry;
@@ -279,7 +223,7 @@ class Numbers {
   explicit Numbers(const Entry& entry)
       : type_(entry.type), first_(entry.bytes.data()), count_(entry.shape.count()) {}
 
-  bool quantised() const { return type_->read_block != nullptr; }
+  bool quantised() const { return type_->blocks != nullptr; }
   DType dtype() const { return type_->dtype; }
   int64_t count() const { return count_; }
   const std::byte* first() const { return first_; }
@@ -292,21 +236,17 @@ class Numbers {
     return result;
   }
   void read(int64_t first, int64_t count, void* to) const {
-    assert(first % type_->elements == 0 && count % type_->elements == 0);
-    const std::byte* block = at(first);
-    if (!quantised()) {
-      std::memcpy(to, block, static_cast<size_t>(count * type_->bytes));
-      return;
-    }
-    float* out = static_cast<float*>(to);
-    for (int64_t i = 0; i < count; i += kBlock, block += type_->bytes) {
-      type_->read_block(block, out + i);
+    assert(first % type_->elements() == 0 && count % type_->elements() == 0);
+    if (quantised()) {
+      read_blocks(*type_->blocks, at(first), count, static_cast<float*>(to));
+    } else {
+      std::memcpy(to, at(first), static_cast<size_t>(count * type_->bytes()));
     }
   }
 
  private:
   const std::byte* at(int64_t element) const {
-    return first_ + element / type_->elements * type_->bytes;
+    return first_ + element / type_->elements() * type_->bytes();
   }
 
   const TypeInfo* type_;

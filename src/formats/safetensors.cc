@@ -25,6 +25,10 @@ struct TypeName {
 };
 constexpr TypeName kTypes[] = {{"F32", DType::kF32}, {"F16", DType::kF16}, {"BF16", DType::kBF16}};
 
+// Of the metadata that says which tensors of bytes are blocks: tensor -> entry -> list -> number.
+constexpr int kDeepestBlocks = 3;
+constexpr std::string_view kBytes = "U8";
+
 const TypeName* find_type(std::string_view name) {
   for (const TypeName& type : kTypes) {
     if (type.name == name) return &type;
@@ -63,6 +67,44 @@ void read_epsilon(const std::map<std::string, std::string>& metadata, const char
         key, path, text);
 }
 
+// What the metadata says of a tensor of blocks.
+struct Blocks {
+  const BlockType* type;
+  std::vector<int64_t> sizes;
+};
+
+// Takes the description of blocks out of the metadata.
+std::map<std::string, Blocks> take_blocks(std::map<std::string, std::string>& metadata,
+                                          const std::string& path) {
+  std::map<std::string, Blocks> all;
+  const auto text = metadata.find(kBlocks);
+  if (text == metadata.end()) return all;
+  const std::string what = fmt::format("the metadata {} of '{}'", kBlocks, path);
+  const json entries = parse_json_text(text->second, kDeepestBlocks, what);
+  check(entries.is_object(), "{} is no JSON object: the file is damaged", what);
+  for (const auto& [name, entry] : entries.items()) {
+    const bool complete = entry.is_object() && entry.contains("type") &&
+                          entry["type"].is_string() && entry.contains("shape") &&
+                          entry["shape"].is_array() && entry["shape"].size() <= kMostSizes;
+    check(complete, "{} has no type or no list of at most {} sizes for {}: the file is damaged",
+          what, kMostSizes, name);
+    const std::string& type = entry["type"].get_ref<const std::string&>();
+    check(type == kQ8_0.name, "{} says that {} has the type {}: expected {}; convert it first",
+          what, name, type, kQ8_0.name);
+    Blocks blocks{&kQ8_0, {}};
+    for (const json& size : entry["shape"]) blocks.sizes.push_back(whole_number(size));
+    const std::optional<int64_t> count = count_of(blocks.sizes);
+    check(
+        count && !blocks.sizes.empty() && blocks.sizes.back() % kBlock == 0,
+        "{} gives {} the shape {}: expected whole numbers, the last a multiple of {}; the file is "
+        "damaged",
+        what, name, entry["shape"].dump(), kBlock);
+    all[name] = std::move(blocks);
+  }
+  metadata.erase(text);
+  return all;
+}
+
 }  // namespace
 
 TensorSource read_safetensors(MappedFile file) {
@@ -91,19 +133,24 @@ TensorSource read_safetensors(MappedFile file) {
     std::string name;
     DType dtype;
     Shape shape;
+    const BlockType* blocks;  // null: plain numbers
   };
   std::vector<Placed> placed;
+  if (const auto metadata = header.find(kMetadata); metadata != header.end()) {
+    check(metadata->is_object(), "the entry {} of '{}' is no JSON object: the file is damaged",
+          kMetadata, path);
+    for (const auto& [key, value] : metadata->items()) {
+      check(value.is_string(), "the metadata {} of '{}' is no text: the file is damaged", key,
+            path);
+      source.metadata[key] = value.get<std::string>();
+    }
+  }
+  const std::map<std::string, Blocks> all_blocks = take_blocks(source.metadata, path);
+  size_t with_blocks = 0;
   for (const auto& [name, entry] : header.items()) {
+    if (name == kMetadata) continue;
     check(entry.is_object(), "the entry {} of '{}' is no JSON object: the file is damaged", name,
           path);
-    if (name == kMetadata) {
-      for (const auto& [key, value] : entry.items()) {
-        check(value.is_string(), "the metadata {} of '{}' is no text: the file is damaged", key,
-              path);
-        source.metadata[key] = value.get<std::string>();
-      }
-      continue;
-    }
     const auto type_field = entry.find("dtype"), shape_field = entry.find("shape");
     check(type_field != entry.end() && type_field->is_string() && shape_field != entry.end() &&
               shape_field->is_array() && shape_field->size() <= kMostSizes,
@@ -111,25 +158,43 @@ TensorSource read_safetensors(MappedFile file) {
           "damaged",
           name, path, kMostSizes);
     const std::string& type_name = type_field->get_ref<const std::string&>();
+    const auto blocks = all_blocks.find(name);
+    const bool has_blocks = blocks != all_blocks.end();
+    with_blocks += has_blocks ? 1 : 0;
     const TypeName* type = find_type(type_name);
-    check(type != nullptr,
-          "tensor {} of '{}' has type {}: expected F32, F16 or BF16; convert it first", name, path,
-          type_name);
+    check(has_blocks ? type_name == kBytes : type != nullptr,
+          "tensor {} of '{}' has type {}: expected {}; convert it first", name, path, type_name,
+          has_blocks ? "U8, as its metadata says that it is blocks" : "F32, F16 or BF16");
     std::vector<int64_t> sizes;
     for (const json& size : *shape_field) sizes.push_back(whole_number(size));
     const Range range = parse_range(entry, name, data_bytes, path);
-    const std::optional<int64_t> count = count_of(sizes);
+    std::optional<int64_t> count = count_of(sizes);
     const int64_t length = range.end - range.begin;
-    check(count && length % size_of(type->dtype) == 0 && *count == length / size_of(type->dtype),
+    const int64_t element = has_blocks ? 1 : size_of(type->dtype);
+    check(count && length % element == 0 && *count == length / element,
           "tensor {} of '{}' has shape {} of type {} and {} bytes of data, which do not agree: the "
           "file is damaged",
           name, path, shape_field->dump(), type_name, length);
+    if (has_blocks) {
+      sizes = blocks->second.sizes;
+      count = count_of(sizes);
+      const int64_t block_bytes = blocks->second.type->bytes;
+      check(
+          length % block_bytes == 0 && *count / kBlock == length / block_bytes,
+          "tensor {} of '{}' has the shape {} in blocks of type {} and {} bytes of data, which do "
+          "not agree: the file is damaged",
+          name, path, json(sizes).dump(), blocks->second.type->name, length);
+    }
     const std::optional<Shape> shape = shape_of(sizes);
     check(shape.has_value(),
           "tensor {} of '{}' has shape {}: expected at most {} sizes other than 1", name, path,
-          shape_field->dump(), Shape::kMaxRank);
-    placed.push_back({range, name, type->dtype, *shape});
+          json(sizes).dump(), Shape::kMaxRank);
+    placed.push_back({range, name, has_blocks ? DType::kF32 : type->dtype, *shape,
+                      has_blocks ? blocks->second.type : nullptr});
   }
+  check(with_blocks == all_blocks.size(),
+        "the metadata {} of '{}' names {} tensors, of which the file has {}: it is damaged",
+        kBlocks, path, all_blocks.size(), with_blocks);
 
   std::stable_sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
     return std::pair(a.range.begin, a.range.end) < std::pair(b.range.begin, b.range.end);
@@ -139,7 +204,12 @@ TensorSource read_safetensors(MappedFile file) {
     check(item.range.begin >= used,
           "tensor {} of '{}' overlaps the one before it: the file is damaged", item.name, path);
     used = item.range.end;
-    source.add(std::move(item.name), item.dtype, item.shape, data + item.range.begin);
+    const std::byte* const numbers = data + item.range.begin;
+    if (item.blocks == nullptr) {
+      source.add(std::move(item.name), item.dtype, item.shape, numbers);
+    } else {
+      source.add_blocks(std::move(item.name), *item.blocks, item.shape, numbers);
+    }
   }
   read_epsilon(source.metadata, kNormEpsilon, source.norm_epsilon, path);
   read_epsilon(source.metadata, kGroupNormEpsilon, source.group_norm_epsilon, path);
@@ -162,34 +232,58 @@ void write_epsilons(const TensorSource& source, std::map<std::string, std::strin
 void write_safetensors(const std::filesystem::path& path, std::span<const StoredTensor> tensors,
                        const std::map<std::string, std::string>& metadata,
                        const WriteProgress& progress) {
+  // Blocks need no alignment, and come last.
   std::vector<const StoredTensor*> order;
-  for (const int64_t element : {4, 2}) {
+  for (const int64_t element : {4, 2, 1}) {
     for (const StoredTensor& tensor : tensors) {
-      if (size_of(tensor.dtype) == element) order.push_back(&tensor);
+      if ((tensor.block_type != nullptr ? 1 : size_of(tensor.dtype)) == element) {
+        order.push_back(&tensor);
+      }
     }
   }
   check(order.size() == tensors.size(),
-        "cannot write '{}': only f32, f16 and bf16 tensors can be stored", path.string());
+        "cannot write '{}': only f32, f16 and bf16 tensors and blocks can be stored",
+        path.string());
 
-  ordered_json header = ordered_json::object();
-  if (!metadata.empty()) header[kMetadata] = metadata;
+  ordered_json header = ordered_json::object(), all_blocks = ordered_json::object();
+  header[kMetadata] = nullptr;  // stands before the tensors, and is filled after them
   std::set<std::string_view> names;
   int64_t offset = 0;
   for (const StoredTensor* tensor : order) {
     check(!tensor->name.empty() && tensor->name != kMetadata && names.insert(tensor->name).second,
           "cannot write '{}': the name '{}' is empty, reserved or occurs twice; rename the tensor",
           path.string(), tensor->name);
+    const Shape& shape = tensor->shape;
     ordered_json sizes = ordered_json::array();
-    for (int axis = 0; axis < tensor->shape.rank(); ++axis) sizes.push_back(tensor->shape[axis]);
-    const auto type = std::find_if(std::begin(kTypes), std::end(kTypes),
-                                   [&](const TypeName& t) { return t.dtype == tensor->dtype; });
-    const int64_t end = offset + tensor->bytes();
+    for (int axis = 0; axis < shape.rank(); ++axis) sizes.push_back(shape[axis]);
+    std::string_view type_name = kBytes;
+    if (const BlockType* blocks = tensor->block_type; blocks != nullptr) {
+      const int64_t columns = shape.rank() == 0 ? 1 : shape[shape.rank() - 1];
+      check(blocks == &kQ8_0 && tensor->dtype == DType::kF32 && columns % kBlock == 0,
+            "cannot write '{}': tensor {} {} cannot be stored as {}", path.string(), tensor->name,
+            shape.to_string(), blocks->name);
+      all_blocks[tensor->name] = {{"type", blocks->name}, {"shape", sizes}};
+      sizes.back() = bytes_in(*blocks, columns);
+    } else {
+      type_name = std::find_if(std::begin(kTypes), std::end(kTypes), [&](const TypeName& t) {
+                    return t.dtype == tensor->dtype;
+                  })->name;
+    }
+    const int64_t end = offset + tensor->stored_bytes();
     header[tensor->name] = {
-        {"dtype", type->name}, {"shape", std::move(sizes)}, {"data_offsets", {offset, end}}};
+        {"dtype", type_name}, {"shape", std::move(sizes)}, {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text;
   try {
+    std::map<std::string, std::string> all_metadata = metadata;
+    all_metadata.erase(kBlocks);
+    if (!all_blocks.empty()) all_metadata[kBlocks] = all_blocks.dump();
+    if (all_metadata.empty()) {
+      header.erase(std::string(kMetadata));
+    } else {
+      header[kMetadata] = all_metadata;
+    }
     text = header.dump();
   } catch (const json::exception& problem) {
     fail("cannot write '{}': a name or metadata is not UTF-8 ({})", path.string(), problem.what());
@@ -204,7 +298,11 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Stored
   file.write(text.data(), static_cast<int64_t>(text.size()));
   TensorReader reader;
   for (const StoredTensor* tensor : order) {
-    write_numbers(file, reader.read(*tensor), tensor->bytes(), progress);
+    if (tensor->block_type != nullptr) {
+      write_blocks_of(file, *tensor, reader, progress);
+    } else {
+      write_numbers(file, reader.read(*tensor), tensor->bytes(), progress);
+    }
   }
   file.commit();
 }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <vector>
 
 #include "formats/files_for_tests.h"
@@ -147,6 +148,148 @@ TEST(Safetensors, RefusesToWriteWhatCannotBeRead) {
   EXPECT_THROW(write_safetensors(path, bytes, {}), Error);
   EXPECT_FALSE(std::filesystem::exists(path));
 }
+
+// -------------------------------------------------------------------------------------------------
+// Blocks.
+
+// Two rows of 32 numbers, each a scale of 1 and the numbers -16 to 15.
+std::string two_blocks() {
+  std::string row;
+  append<uint16_t>(row, 0x3c00);
+  for (int i = -16; i < 16; ++i) row += static_cast<char>(i);
+  return row + row;
+}
+
+std::string header_of_blocks(const std::string& described, const std::string& shape = "[2,34]",
+                             const std::string& type = "U8") {
+  return R"({"__metadata__":{"a":"b","blocks":")" + described + R"("},"w":{"dtype":")" + type +
+         R"(","shape":)" + shape + R"(,"data_offsets":[0,68]}})";
+}
+
+constexpr char kDescribed[] = R"({\"w\":{\"type\":\"Q8_0\",\"shape\":[2,32]}})";
+
+TEST(SafetensorsBlocks, AreReadAsNumbers) {
+  const TemporaryFolder folder;
+  const TensorSource source =
+      open_checkpoint(save(folder, "m", file_of(header_of_blocks(kDescribed), two_blocks())));
+  ASSERT_EQ(source.tensors.size(), 1u);
+  const StoredTensor& tensor = source.tensors[0];
+  EXPECT_EQ(tensor.shape, (Shape{2, 32}));
+  EXPECT_EQ(tensor.dtype, DType::kF32);
+  EXPECT_EQ(tensor.stored_type(), "q8_0");
+  EXPECT_EQ(tensor.stored_bytes(), 68);
+  EXPECT_EQ(tensor.data, nullptr);
+  // What describes the blocks is no metadata of the model's.
+  EXPECT_EQ(source.metadata, (std::map<std::string, std::string>{{"a", "b"}}));
+  const std::vector<float> numbers = numbers_of<float>(tensor);
+  for (size_t i = 0; i < 64; ++i) EXPECT_EQ(numbers[i], static_cast<float>(i % 32) - 16);
+}
+
+TEST(SafetensorsBlocks, WhatIsWrittenIsRead) {
+  const TemporaryFolder folder;
+  std::vector<float> weights(3 * 64);
+  for (size_t i = 0; i < weights.size(); ++i) weights[i] = std::sin(static_cast<float>(i * i));
+  const std::vector<uint16_t> halves = {0x3c00, 0xbf80, 0x7fff};
+  const StoredTensor whole = {"w.weight", DType::kF32, {3, 64}, weights.data()};
+  const std::vector<StoredTensor> tensors = {*in_blocks(whole),
+                                             {"v", DType::kBF16, {1, 1, 3}, halves.data()}};
+  const auto path = folder.path() / "m";
+  write_safetensors(path, tensors, {{"note", "x"}, {"blocks", "an old description"}});
+  const TensorSource source = open_checkpoint(path);
+  EXPECT_EQ(source.metadata, (std::map<std::string, std::string>{{"note", "x"}}));
+  const StoredTensor* read = source.find("w.weight");
+  ASSERT_NE(read, nullptr);
+  EXPECT_EQ(read->shape, (Shape{3, 64}));
+  const std::vector<float> numbers = numbers_of<float>(*read);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    EXPECT_NEAR(numbers[i], weights[i], 0.51 / 127) << i;  // half a step of blocks up to 1
+  }
+  EXPECT_EQ(contents_of(*source.find("v")), contents_of(tensors[1]));
+  // Blocks go from file to file as they are, and numbers made of them are plain again.
+  write_safetensors(folder.path() / "again", source.tensors, source.metadata);
+  EXPECT_EQ(read_text_file(folder.path() / "again"), read_text_file(path));
+  const std::vector<StoredTensor> plain = {in_type(*read, DType::kF32)};
+  write_safetensors(folder.path() / "plain", plain, {{"blocks", "an old description"}});
+  const TensorSource back = open_checkpoint(folder.path() / "plain");
+  EXPECT_EQ(back.tensors[0].stored_type(), "f32");
+  EXPECT_EQ(numbers_of<float>(back.tensors[0]), numbers);
+}
+
+TEST(SafetensorsBlocks, OnlyMatricesOfWeightsBecomeBlocks) {
+  const std::vector<float> numbers(64 * 33);
+  const auto becomes = [&](const char* name, const Shape& shape) {
+    return in_blocks({name, DType::kF32, shape, numbers.data()}).has_value();
+  };
+  EXPECT_TRUE(becomes("emb.weight", {33, 64}));
+  EXPECT_FALSE(becomes("emb.weight", {64, 33}));
+  EXPECT_FALSE(becomes("blocks.0.ln1.weight", {64}));
+  EXPECT_FALSE(becomes("blocks.0.ln1.weight", {1, 64}));
+  EXPECT_FALSE(becomes("blocks.0.ln1.weight", {1, 1, 64}));
+  EXPECT_FALSE(becomes("blocks.0.att.time_decay", {2, 64}));
+}
+
+TEST(SafetensorsBlocks, RefusesToWriteWhatIsNotFinite) {
+  const TemporaryFolder folder;
+  std::vector<float> numbers(2 * 32, 1.0f);
+  numbers[40] = NAN;
+  const StoredTensor whole = {"w.weight", DType::kF32, {2, 32}, numbers.data()};
+  const std::vector<StoredTensor> tensors = {*in_blocks(whole)};
+  try {
+    write_safetensors(folder.path() / "m", tensors, {});
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_NE(
+        std::string(error.what()).find("tensor w.weight cannot be stored as q8_0: it holds nan"),
+        std::string::npos)
+        << error.what();
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder.path() / "m"));
+}
+
+TEST(SafetensorsBlocks, RefusesLiesAndSaysWhy) {
+  const TemporaryFolder folder;
+  const auto refuses = [&](const std::string& header, const std::string& why) {
+    const std::string error = error_of(save(folder, "bad", file_of(header, two_blocks())));
+    EXPECT_NE(error.find(why), std::string::npos) << header << "\n" << error;
+  };
+  const auto described = [](const std::string& type, const std::string& shape,
+                            const std::string& name = "w") {
+    return R"({\")" + name + R"(\":{\"type\":)" + type + R"(,\"shape\":)" + shape + "}}";
+  };
+  const std::string q8 = R"(\"Q8_0\")";
+  refuses(header_of_blocks("x"), "not valid JSON");
+  refuses(header_of_blocks("3"), "no JSON object");
+  refuses(header_of_blocks(R"({\"w\":3})"), "no type or no list");
+  refuses(header_of_blocks(R"({\"w\":{\"type\":\"Q8_0\"}})"), "no type or no list");
+  refuses(header_of_blocks(described("8", "[2,32]")), "no type or no list");
+  refuses(header_of_blocks(described(R"(\"Q4_0\")", "[2,32]")), "type Q4_0: expected Q8_0");
+  refuses(header_of_blocks(described(q8, "64")), "no type or no list");
+  refuses(header_of_blocks(described(q8, "[[64]]")), "nested too deeply");
+  refuses(header_of_blocks(described(q8, "[]")), "the last a multiple of 32");
+  refuses(header_of_blocks(described(q8, "[4,16]")), "the last a multiple of 32");
+  refuses(header_of_blocks(described(q8, "[-2,32]")), "expected whole numbers");
+  refuses(header_of_blocks(described(q8, "[4294967296,4294967296]")), "expected whole numbers");
+  refuses(header_of_blocks(described(q8, "[1,32]")), "do not agree");
+  refuses(header_of_blocks(described(q8, "[3,32]")), "do not agree");
+  refuses(header_of_blocks(described(q8, "[0,32]")), "do not agree");
+  refuses(header_of_blocks(described(q8, "[2,2,2,2,2,32]")), "do not agree");
+  refuses(header_of_blocks(described(q8, "[2,32]", "other")), "type U8: expected F32, F16 or BF16");
+  refuses(header_of_blocks(described(q8, "[2,32]"), "[2,33]"), "do not agree");
+  refuses(header_of_blocks(described(q8, "[2,32]"), "[17]", "F32"), "has type F32: expected U8");
+  refuses(R"({"__metadata__":{"blocks":"{\"x\":{\"type\":\"Q8_0\",\"shape\":[32]}}"},)"
+          R"("w":{"dtype":"F32","shape":[17],"data_offsets":[0,68]}})",
+          "names 1 tensors, of which the file has 0");
+}
+
+TEST(SafetensorsBlocks, EveryTruncationIsAnError) {
+  expect_no_truncation_opens(file_of(header_of_blocks(kDescribed), two_blocks()));
+}
+
+TEST(SafetensorsBlocks, DamagedFilesAreSurvived) {
+  expect_mutations_are_survived(file_of(header_of_blocks(kDescribed), two_blocks()), 4000, 2);
+}
+
+// -------------------------------------------------------------------------------------------------
 
 TEST(Safetensors, EveryTruncationIsAnError) { expect_no_truncation_opens(small_file()); }
 

@@ -87,6 +87,17 @@ void TensorSource::add(std::string name, DType dtype, const Shape& shape,
   tensors.push_back(std::move(tensor));
 }
 
+void TensorSource::add_blocks(std::string name, const BlockType& type, const Shape& shape,
+                              const std::byte* blocks) {
+  StoredTensor tensor{std::move(name), DType::kF32, shape};
+  tensor.block_type = &type;
+  tensor.blocks = blocks;
+  tensor.make = [&type, blocks, count = shape.count()](void* to) {
+    read_blocks(type, blocks, count, static_cast<float*>(to));
+  };
+  tensors.push_back(std::move(tensor));
+}
+
 void TensorSource::join(TensorSource shard) {
   for (StoredTensor& tensor : shard.tensors) tensors.push_back(std::move(tensor));
   for (MappedFile& file : shard.files_) files_.push_back(std::move(file));

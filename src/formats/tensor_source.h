@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/blocks.h"
 #include "core/dtype.h"
 #include "core/file.h"
 #include "core/tensor.h"
@@ -29,9 +30,21 @@ struct StoredTensor {
   const void* data = nullptr;  // contiguous, aligned for its type; null: `make` gives the numbers
   // Writes bytes() bytes, contiguous, to a place that is aligned for any type.
   std::function<void(void* to)> make = {};
-  // Both live as long as the source that they came from.
+  // The file holds the numbers as blocks of this type, or shall: dtype is kF32 then, and `blocks`
+  // is where they stand (null: they must be made). Null for plain numbers.
+  const BlockType* block_type = nullptr;
+  const std::byte* blocks = nullptr;
+  // All live as long as the source that they came from.
 
   int64_t bytes() const { return shape.count() * size_of(dtype); }
+  // In a file of the format that the tensor is described for.
+  int64_t stored_bytes() const {
+    return block_type == nullptr ? bytes() : bytes_in(*block_type, shape.count());
+  }
+  // "f32", "q8_0", ...: of the numbers in the file.
+  std::string_view stored_type() const {
+    return block_type == nullptr ? name_of(dtype) : block_type->flag;
+  }
 };
 
 // Reads tensors one at a time, with one buffer for those that must be made: it grows to the largest
@@ -74,6 +87,10 @@ class TensorSource {
   // For readers: adds a tensor whose contiguous numbers stand at `numbers` in a mapped file. If
   // they are not aligned there, they are copied when they are read.
   void add(std::string name, DType dtype, const Shape& shape, const std::byte* numbers);
+  // For readers: adds a tensor whose numbers stand as blocks at `blocks` in a mapped file, and
+  // become f32 when they are read. Its count is a multiple of kBlock.
+  void add_blocks(std::string name, const BlockType& type, const Shape& shape,
+                  const std::byte* blocks);
   // For readers: appends the tensors and files of a shard, and its metadata where there is none of
   // that key.
   void join(TensorSource shard);

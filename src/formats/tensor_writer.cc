@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <vector>
 
 #include "core/convert.h"
 
@@ -38,7 +39,12 @@ void write_numbers(AtomicFile& file, const void* data, int64_t bytes,
 }
 
 StoredTensor in_type(const StoredTensor& tensor, DType dtype) {
-  if (tensor.dtype == dtype) return tensor;
+  if (tensor.dtype == dtype) {
+    StoredTensor plain = tensor;
+    plain.block_type = nullptr;
+    plain.blocks = nullptr;
+    return plain;
+  }
   return {
       tensor.name, dtype, tensor.shape, nullptr, [&tensor, dtype](void* to) {
         TensorReader reader;
@@ -53,9 +59,41 @@ StoredTensor in_type(const StoredTensor& tensor, DType dtype) {
       }};
 }
 
+std::optional<StoredTensor> in_blocks(const StoredTensor& tensor) {
+  if (tensor.block_type == &kQ8_0) return tensor;
+  const Shape& shape = tensor.shape;
+  const bool matrix = shape.rank() == 2 && shape[0] > 1 && shape[1] > 1;
+  if (!matrix || shape[1] % kBlock != 0 || !tensor.name.ends_with(".weight")) return std::nullopt;
+  StoredTensor result = in_type(tensor, DType::kF32);
+  result.block_type = &kQ8_0;
+  return result;
+}
+
+void write_blocks_of(AtomicFile& file, const StoredTensor& tensor, TensorReader& reader,
+                     const WriteProgress& progress) {
+  const BlockType& type = *tensor.block_type;
+  if (tensor.blocks != nullptr) {
+    return write_numbers(file, tensor.blocks, tensor.stored_bytes(), progress);
+  }
+  const auto* numbers = static_cast<const float*>(reader.read(tensor));
+  constexpr int64_t kNumbers = kPiece / int64_t{sizeof(float)};
+  std::vector<std::byte> blocks;
+  for (int64_t done = 0; done < tensor.shape.count(); done += kNumbers) {
+    const int64_t count = std::min(kNumbers, tensor.shape.count() - done);
+    blocks.resize(static_cast<size_t>(bytes_in(type, count)));
+    try {
+      write_blocks(type, numbers + done, count, blocks.data());
+    } catch (const Error& error) {
+      fail("tensor {} cannot be stored as {}: {}; choose another --dtype", tensor.name, type.flag,
+           error.what());
+    }
+    write_numbers(file, blocks.data(), bytes_in(type, count), progress);
+  }
+}
+
 int64_t bytes_of(std::span<const StoredTensor> tensors) {
   int64_t bytes = 0;
-  for (const StoredTensor& tensor : tensors) bytes += tensor.bytes();
+  for (const StoredTensor& tensor : tensors) bytes += tensor.stored_bytes();
   return bytes;
 }
 

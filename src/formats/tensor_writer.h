@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 
 #include "core/file.h"
@@ -19,12 +20,23 @@ using WriteProgress = std::function<void(int64_t bytes)>;
 void write_numbers(AtomicFile& file, const void* data, int64_t bytes,
                    const WriteProgress& progress);
 
-// The tensor in another type (kF32, kF16, kBF16), rounded to nearest even when it is read; itself
-// if it has that type. Reading throws Error, naming the tensor, if a finite number would become
-// infinite. `tensor` and what it came from must outlive the result.
+// The tensor as plain numbers of another type (kF32, kF16, kBF16), rounded to nearest even when it
+// is read; itself if it has that type. Reading throws Error, naming the tensor, if a finite number
+// would become infinite. `tensor` and what it came from must outlive the result.
 StoredTensor in_type(const StoredTensor& tensor, DType dtype);
 
-// Of all tensors.
+// The tensor as blocks of kQ8_0, made of its numbers in float32; itself if it is that already. Only
+// matrices of weights have blocks, whose names end in ".weight": nothing is returned for a tensor
+// that has no two sizes above 1, or whose rows are no multiple of kBlock. `tensor` and what it came
+// from must outlive the result.
+std::optional<StoredTensor> in_blocks(const StoredTensor& tensor);
+
+// Writes the blocks of a tensor whose block_type is set, row by row where they must be made. Throws
+// Error, naming the tensor, for numbers that blocks cannot hold.
+void write_blocks_of(AtomicFile& file, const StoredTensor& tensor, TensorReader& reader,
+                     const WriteProgress& progress);
+
+// Of all tensors, as they are stored.
 int64_t bytes_of(std::span<const StoredTensor> tensors);
 
 }  // namespace rookery

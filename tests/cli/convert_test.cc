@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cmath>
 #include <chrono>
 #include <cstdlib>
 #include <sstream>
@@ -156,6 +157,129 @@ TEST_F(Convert, GenerationsWithoutATableKeepNamesAndShapes) {
   expect_same_tensors(five, path("five.safetensors"));
   EXPECT_EQ(open_checkpoint(path("five.safetensors")).group_norm_epsilon, 1e-5f);
   expect_refused({"convert", five.string(), path("five.pth")}, 1, "which a .pth cannot say");
+}
+
+TEST_F(Convert, BlocksAreReadByEveryVerb) {
+  const std::string model = make_model();
+  const Json told =
+      json_of({"convert", model, path("q8.safetensors"), "--dtype", "q8_0", "--json"});
+  EXPECT_EQ(told["dtype"], "mixed");
+  const Json plain = json_of({"info", model, "--json", "--tensors"});
+  const Json info = json_of({"info", path("q8.safetensors"), "--json", "--tensors"});
+  EXPECT_EQ(info["parameters"], plain["parameters"]);
+  // All matrices and nothing else: 34 bytes for 32 numbers.
+  const int64_t vectors = info["stored"]["f32"], matrices = info["stored"]["q8_0"];
+  EXPECT_EQ(matrices % 34, 0);
+  EXPECT_EQ(vectors / 4 + matrices / 34 * 32, info["parameters"]);
+  EXPECT_EQ(told["bytes"], vectors + matrices);
+  EXPECT_LT(info["file_bytes"], 0.4 * plain["file_bytes"].get<double>());
+  for (const Json& tensor : info["tensors"]) {
+    const std::string name = tensor["name"];
+    const bool matrix = tensor["shape"].size() == 2;
+    EXPECT_EQ(tensor["dtype"], matrix ? "q8_0" : "f32") << name;
+  }
+  const Result shown = run({"info", path("q8.safetensors")});
+  EXPECT_NE(shown.out.find("q8_0 "), std::string::npos) << shown.out;
+
+  std::ofstream(path("text.txt")) << "A text of some words, and some more.\n";
+  const std::string q8 = path("q8.safetensors");
+  EXPECT_EQ(run({"generate", q8, "-p", "Once", "-n", "5", "--quiet"}).code, 0);
+  EXPECT_EQ(run({"logits", q8, "-p", "Once"}).code, 0);
+  EXPECT_EQ(run({"eval", "perplexity", q8, "--data", path("text.txt")}).code, 0);
+  EXPECT_EQ(run({"chat", q8, "--max-tokens", "3"}, "Hello\n").code, 0);
+  EXPECT_EQ(run({"check", q8, "--context", "2"}).code, 0);
+  for (const char* dtype : {"f32", "f16", "bf16"}) {
+    EXPECT_EQ(run({"generate", q8, "-p", "Once", "-n", "5", "--dtype", dtype}).code, 0) << dtype;
+  }
+}
+
+TEST_F(Convert, BlocksStayBlocksAndBecomeNumbers) {
+  const std::string model = make_model("m.safetensors", {"--dtype", "bf16"});
+  expect_converts({model, path("q8.safetensors"), "--dtype", "q8_0"});
+  const std::string q8 = path("q8.safetensors");
+  const TensorSource whole = open_checkpoint(model), low = open_checkpoint(q8);
+  EXPECT_EQ(whole.metadata, low.metadata);
+  for (const StoredTensor& tensor : whole.tensors) {
+    const StoredTensor& other = *low.find(tensor.name);
+    if (other.block_type == nullptr) {
+      EXPECT_TRUE(contents_of(tensor) == contents_of(other)) << tensor.name;
+      continue;
+    }
+    TensorReader first, second;
+    const auto* a = static_cast<const BFloat16*>(first.read(tensor));
+    const auto* b = static_cast<const float*>(second.read(other));
+    for (int64_t i = 0; i < tensor.shape.count(); i += kBlock) {
+      float most = 0;
+      for (int64_t j = i; j < i + kBlock; ++j) most = std::max(most, std::abs(to_float(a[j])));
+      for (int64_t j = i; j < i + kBlock; ++j) {
+        // Half a step of most / 127; a float16 rounds the step by 2^-11 at most.
+        ASSERT_LE(std::abs(to_float(a[j]) - b[j]), most / 254 * 1.01f) << tensor.name << " " << j;
+      }
+    }
+  }
+  // As stored, or asked for again: the same bytes.
+  expect_converts({q8, path("same.safetensors")});
+  EXPECT_TRUE(read_text_file(path("same.safetensors")) == read_text_file(q8));
+  expect_converts({q8, path("twice.safetensors"), "--dtype", "q8_0"});
+  EXPECT_TRUE(read_text_file(path("twice.safetensors")) == read_text_file(q8));
+  // Other formats hold the numbers: the logits stay, bit for bit.
+  const std::string wanted = logits_of(q8);
+  for (const char* output : {"m.pth", "m-hf"}) {
+    expect_converts({q8, path(output)});
+    EXPECT_TRUE(logits_of(path(output)) == wanted) << output;
+  }
+  expect_converts({q8, path("f32.safetensors"), "--dtype", "f32"});
+  EXPECT_TRUE(logits_of(path("f32.safetensors")) == wanted);
+  const Json info = json_of({"info", path("f32.safetensors"), "--json"});
+  EXPECT_FALSE(info["stored"].contains("q8_0"));
+
+  for (const char* output : {"x.pth", "x-hf"}) {
+    expect_refused({"convert", model, path(output), "--dtype", "q8_0"}, 2,
+                   "q8_0 can be stored in safetensors files only");
+    EXPECT_FALSE(fs::exists(path(output)));
+  }
+  ASSERT_EQ(run({"init", "--layers", "1", "--width", "20", "-o", path("odd.safetensors")}).code, 0);
+  expect_refused({"convert", path("odd.safetensors"), path("x.safetensors"), "--dtype", "q8_0"}, 1,
+                 "rows of a multiple of 32");
+}
+
+TEST_F(Convert, BlocksOfAGoldenModelGiveNearlyItsLogits) {
+  if (!fs::exists(golden_folder())) GTEST_SKIP() << "there are no golden files";
+  const std::string golden = (golden_folder() / "tiny-rwkv-4v0-660K-FP32.bin").string();
+  expect_converts({golden, path("q8.safetensors"), "--dtype", "q8_0"});
+  const auto logits = [&](const std::string& model) {
+    std::vector<double> values;
+    const Json printed = Json::parse(logits_of(model));
+    for (const Json& row : printed["rows"]) {
+      for (const Json& value : row["logits"]) values.push_back(value);
+    }
+    return values;
+  };
+  const std::vector<double> wanted = logits(golden), got = logits(path("q8.safetensors"));
+  ASSERT_EQ(wanted.size(), 5u * 256);
+  ASSERT_EQ(got.size(), wanted.size());
+  double error = 0, size = 0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    error += (got[i] - wanted[i]) * (got[i] - wanted[i]);
+    size += wanted[i] * wanted[i];
+  }
+  // Each product's weights are off by up to 1/254 of the largest of 32: about 1/500 in the mean,
+  // and four layers of four products add up.
+  EXPECT_LT(std::sqrt(error / size), 0.02);
+  EXPECT_GT(error, 0);
+}
+
+TEST_F(Convert, BlocksAreTheStartOfATraining) {
+  const std::string model = make_model();
+  expect_converts({model, path("q8.safetensors"), "--dtype", "q8_0"});
+  std::ofstream(path("text.txt")) << std::string(4000, 'a') << "bcdefgh";
+  const Result trained =
+      run({"train", "--data", path("text.txt"), "--model", path("q8.safetensors"), "-o",
+           path("run"), "--steps", "2", "--batch", "1", "--context", "16"});
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const Json info = json_of({"info", path("run"), "--json"});
+  EXPECT_EQ(info["stored"]["f32"], 4 * info["parameters"].get<int64_t>());
+  EXPECT_TRUE(fs::exists(path("run/learning_curve.svg")));
 }
 
 TEST_F(Convert, TellsWhatItWroteAsJson) {

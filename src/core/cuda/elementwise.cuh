@@ -2,6 +2,7 @@
 // once of the narrowest type, twice before it writes. Only .cu files include this.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "core/cuda/launch.cuh"
@@ -43,6 +44,17 @@ __device__ __forceinline__ void write_gradient(const GradientOut<T>& out, int64_
   for (int k = 0; k < kCount; ++k) sum[k] += gradient[k];
   store_pack(out.data + i, sum);
 }
+
+// Of kernels whose threads keep to some channels: threads of a block (at most 256), and blocks,
+// that a row takes with `pack` channels each.
+struct RowShape {
+  int threads;
+  unsigned blocks;
+  RowShape(int64_t width, int pack)
+      : threads(static_cast<int>(
+            std::min<int64_t>(256, ceil_div(ceil_div(width, pack), kWarp) * kWarp))),
+        blocks(static_cast<unsigned>(ceil_div(ceil_div(width, pack), threads))) {}
+};
 
 constexpr int kElementwiseThreads = 256;
 constexpr int kElementwisePacks = 2;  // per thread

@@ -10,8 +10,8 @@ namespace rookery::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPacks = 2;          // of four elements, read at once by a thread
-constexpr int64_t kChunk = 8192;   // elements of a block
+constexpr int kPacks = 2;         // of four elements, read at once by a thread
+constexpr int64_t kChunk = 8192;  // elements of a block
 
 struct StepNumbers {
   bool nothing;  // the norm is not finite

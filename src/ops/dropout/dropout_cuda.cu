@@ -154,8 +154,8 @@ void dropout_backward(const DropoutBackward& g, Context& ctx) {
     using T = decltype(type);
     using Y = decltype(wide);
     launch_elementwise<kPackOf<T>>(
-        ctx, "dropout backward", g.dy.count(),
-        all_aligned(g.dy.data, g.dx.data, g.dresidual.data), [&](auto pack) {
+        ctx, "dropout backward", g.dy.count(), all_aligned(g.dy.data, g.dx.data, g.dresidual.data),
+        [&](auto pack) {
           return BackwardOp<T, Y, pack()>{static_cast<const Y*>(g.dy.data), GradientOut<T>(g.dx),
                                           GradientOut<Y>(g.dresidual), Mask(g.forward)};
         });

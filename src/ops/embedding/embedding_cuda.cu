@@ -20,16 +20,6 @@ constexpr int kForwardRows = 4;  // of one thread
 constexpr int kPiece = 32;       // sorted tokens of a block
 constexpr int kAtOnce = 8;       // rows read before they are added
 
-// Threads that have a row's channels, `pack` each.
-struct RowShape {
-  int threads;
-  unsigned blocks;
-  RowShape(int64_t width, int pack)
-      : threads(static_cast<int>(
-            std::min<int64_t>(256, ceil_div(ceil_div(width, pack), kWarp) * kWarp))),
-        blocks(static_cast<unsigned>(ceil_div(ceil_div(width, pack), threads))) {}
-};
-
 __device__ __forceinline__ float value_of(float x) { return x; }
 __device__ __forceinline__ float value_of(bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float value_of(__half x) { return __half2float(x); }
@@ -135,10 +125,12 @@ __global__ void __launch_bounds__(256) add_pieces_kernel(const __grid_constant__
   if (g.ids[end - 1] != id || (begin > 0 && g.ids[begin - 1] == id)) return;
   const int64_t pieces = ceil_div(g.count, kPiece);
   int64_t more = 0;  // pieces behind this one whose first token has the id
-  for (int found = blockDim.x; found == static_cast<int>(blockDim.x); more += found) {
+  int found = 0;     // of as many as there are threads
+  do {
     const int64_t other = piece + 1 + more + threadIdx.x;
     found = __syncthreads_count(other < pieces && g.ids[other * kPiece] == id);
-  }
+    more += found;
+  } while (found == static_cast<int>(blockDim.x));
   const int64_t c = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kPack;
   if (c >= g.width) return;
   float sum[kPack];
@@ -147,14 +139,15 @@ __global__ void __launch_bounds__(256) add_pieces_kernel(const __grid_constant__
     float sums[kAtOnce][kPack];
 #pragma unroll
     for (int r = 0; r < kAtOnce; ++r) {
-      if (first + r > more) continue;
-      load_pack(g.pieces + 2 * (piece + first + r) * g.width + c, sums[r]);
+      const int64_t next = first + r < more ? first + r : more;  // the last again: not added
+      load_pack(g.pieces + 2 * (piece + next) * g.width + c, sums[r]);
     }
 #pragma unroll
     for (int r = 0; r < kAtOnce; ++r) {
-      if (first + r > more) continue;
 #pragma unroll
-      for (int k = 0; k < kPack; ++k) sum[k] += sums[r][k];
+      for (int k = 0; k < kPack; ++k) {
+        if (first + r <= more) sum[k] += sums[r][k];
+      }
     }
   }
   write_gradient(g.dtable, int64_t{id} * g.width + c, sum);
@@ -166,9 +159,9 @@ void run_forward(const EmbeddingForward& g, const Context& ctx) {
   const auto launch = [&](auto pack) {
     const RowShape row(width, pack());
     const dim3 grid(static_cast<unsigned>(ceil_div(rows, kForwardRows)), row.blocks);
-    forward_kernel<T, pack()><<<grid, row.threads, 0, stream(ctx)>>>(
-        g.ids.device, static_cast<const T*>(g.table.data), static_cast<float*>(g.y.data), rows,
-        width);
+    forward_kernel<T, pack()>
+        <<<grid, row.threads, 0, stream(ctx)>>>(g.ids.device, static_cast<const T*>(g.table.data),
+                                                static_cast<float*>(g.y.data), rows, width);
     check_launch("embedding");
   };
   if (all_aligned(g.table.data, g.y.data) && width % kPackOf<T> == 0) {
@@ -184,8 +177,7 @@ void embedding_forward(const EmbeddingForward& g, Context& ctx) {
   check(g.y.dtype == DType::kF32, "embedding on the GPU makes f32, not {}", name_of(g.y.dtype));
   if (g.y.count() == 0) return;
   if (g.table.dtype == DType::kF16) return run_forward<__half>(g, ctx);
-  with_type(g.table.dtype, "embedding",
-            [&](auto type) { run_forward<decltype(type)>(g, ctx); });
+  with_type(g.table.dtype, "embedding", [&](auto type) { run_forward<decltype(type)>(g, ctx); });
 }
 
 void embedding_backward(const EmbeddingBackward& g, Context& ctx) {
@@ -222,8 +214,9 @@ void embedding_backward(const EmbeddingBackward& g, Context& ctx) {
 
   auto* const sums = static_cast<float*>(
       ctx.arena->allocate(pieces * 2 * width * static_cast<int64_t>(sizeof(float))));
-  const Sums args{sorted_ids, sorted, static_cast<const float*>(g.dy.data),
-                  GradientOut<float>(g.dtable), sums, rows, width};
+  const Sums args{
+      sorted_ids, sorted, static_cast<const float*>(g.dy.data), GradientOut<float>(g.dtable), sums,
+      rows,       width};
   const auto launch = [&](auto pack) {
     const RowShape row(width, pack());
     const dim3 grid(static_cast<unsigned>(pieces), row.blocks);

@@ -53,11 +53,10 @@ void check_type(const TensorView& x) {
 
 void log_decay_forward(const LogDecayForward& g, Context& ctx) {
   check_type(g.x);
-  launch_elementwise<4>(ctx, "log_decay", g.x.count(), all_aligned(g.x.data, g.y.data),
-                        [&](auto pack) {
-                          return ForwardOp<pack()>{static_cast<const float*>(g.x.data),
-                                                   static_cast<float*>(g.y.data)};
-                        });
+  launch_elementwise<
+      4>(ctx, "log_decay", g.x.count(), all_aligned(g.x.data, g.y.data), [&](auto pack) {
+    return ForwardOp<pack()>{static_cast<const float*>(g.x.data), static_cast<float*>(g.y.data)};
+  });
 }
 
 void log_decay_backward(const LogDecayBackward& g, Context& ctx) {

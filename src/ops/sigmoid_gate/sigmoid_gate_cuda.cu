@@ -105,18 +105,18 @@ void sigmoid_gate_backward(const SigmoidGateBackward& g, Context& ctx) {
   with_types(g.forward, [&](auto type, auto wide) {
     using T = decltype(type);
     using Y = decltype(wide);
-    launch_elementwise<kPackOf<T>>(
-        ctx, "sigmoid_gate backward", g.dy.count(),
-        all_aligned(g.forward.r.data, g.forward.v.data, g.dy.data, g.dr.data, g.dv.data,
-                    g.dresidual.data),
-        [&](auto pack) {
-          return BackwardOp<T, Y, pack()>{static_cast<const T*>(g.forward.r.data),
-                                          static_cast<const T*>(g.forward.v.data),
-                                          static_cast<const Y*>(g.dy.data),
-                                          GradientOut<T>(g.dr),
-                                          GradientOut<T>(g.dv),
-                                          GradientOut<Y>(g.dresidual)};
-        });
+    launch_elementwise<kPackOf<T>>(ctx, "sigmoid_gate backward", g.dy.count(),
+                                   all_aligned(g.forward.r.data, g.forward.v.data, g.dy.data,
+                                               g.dr.data, g.dv.data, g.dresidual.data),
+                                   [&](auto pack) {
+                                     return BackwardOp<T, Y, pack()>{
+                                         static_cast<const T*>(g.forward.r.data),
+                                         static_cast<const T*>(g.forward.v.data),
+                                         static_cast<const Y*>(g.dy.data),
+                                         GradientOut<T>(g.dr),
+                                         GradientOut<T>(g.dv),
+                                         GradientOut<Y>(g.dresidual)};
+                                   });
   });
 }
 

@@ -14,8 +14,8 @@ namespace rookery::cuda {
 namespace {
 
 constexpr int kForwardRows = 4;   // of one thread
-constexpr int kBackwardRows = 2;   // read at once
-constexpr int kBorderRows = 8;     // looked at by one block
+constexpr int kBackwardRows = 2;  // read at once
+constexpr int kBorderRows = 8;    // looked at by one block
 constexpr int kBorderThreads = 256;
 
 template <class T>
@@ -236,9 +236,7 @@ __global__ void __launch_bounds__(kBorderThreads)
   }
 }
 
-unsigned border_blocks(int64_t rows) {
-  return static_cast<unsigned>(ceil_div(rows, kBorderRows));
-}
+unsigned border_blocks(int64_t rows) { return static_cast<unsigned>(ceil_div(rows, kBorderRows)); }
 
 // For each sequence without tokens: what is at `from` in its slot, or zero, goes to `to`.
 void pass_through(const Sequences& sequences, const StateView& from,
@@ -256,16 +254,6 @@ void pass_through(const Sequences& sequences, const StateView& from,
     }
   }
 }
-
-// Threads that have a row's channels.
-struct RowShape {
-  int threads;
-  unsigned blocks;
-  RowShape(int64_t width, int pack)
-      : threads(static_cast<int>(
-            std::min<int64_t>(256, ceil_div(ceil_div(width, pack), kWarp) * kWarp))),
-        blocks(static_cast<unsigned>(ceil_div(ceil_div(width, pack), threads))) {}
-};
 
 // Calls body(kPack, kCount) as integral constants. With many mixes the packs are of four: registers
 // hold no more.

@@ -36,8 +36,10 @@ class Wkv4Test : public OperatorTest {
       g.a_out = state(slots, width), g.b_out = state(slots, width), g.p_out = state(slots, width);
     }
     g.y = make({rows, width});
-    // Room for either device: on a GPU segments do not end with sequences, so there are no more.
-    g.segment_states = make({wkv4_segment_count(g.sequences, Device::kCpu) + 1, 3, width});
+    // Room for either device.
+    const int64_t segments = std::max(wkv4_segment_count(g.sequences, Device::kCpu),
+                                      wkv4_segment_count(g.sequences, Device::kCuda));
+    g.segment_states = make({segments, 3, width});
     return g;
   }
   Wkv4Backward make_backward(const Wkv4Forward& f, bool accumulate) {

@@ -33,6 +33,7 @@ struct CrossEntropyForward {
     v.output("losses", losses);
     v.output("objective", objective);
     v.output("loss_sum", loss_sum);
+    v.saved("logits", logits);
     v.mirrored("targets", targets, x.rows());
   }
   double terms() const { return static_cast<double>(std::max(weight.rows(), x.rows()) + x.cols()); }

@@ -2,7 +2,11 @@
 // definition.
 #pragma once
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
 
 #include "core/checked_run.h"
 #include "core/context.h"
@@ -84,6 +88,109 @@ class OnDevice : public VisitorDefaults {
   std::vector<Region> regions_;
 };
 
+// The same call in float32 and with memory of its own: what the CPU makes of the numbers that a
+// kernel of the GPU gets in bfloat16.
+template <class Args>
+class InFloat32 : public VisitorDefaults {
+ public:
+  explicit InFloat32(const Args& original) : args(original) {
+    if constexpr (requires { args.forward; }) args.forward.visit(*this);
+    args.visit(*this);
+  }
+  Args args;
+
+  // Compares what the original's kernel wrote with what was written here, element by element:
+  // sums may differ as in float32, and a result is rounded once to its own type. Throws Error.
+  void compare(const std::string& op, double terms) const {
+    for (const Written<TensorView>& w : tensors_) {
+      const DType dtype = w.original.dtype;
+      compare(op + ": " + w.name, elements(w.original), elements(w.here), terms,
+              size_of(dtype) < 4 ? epsilon_of(dtype) / 2 : 0);
+    }
+    for (const Written<StateView>& w : states_) {
+      compare(op + ": state " + w.name, elements(w.original), elements(w.here), terms, 0);
+    }
+  }
+  // All that the original's kernel wrote.
+  std::vector<std::vector<double>> written() const {
+    std::vector<std::vector<double>> all;
+    for (const Written<TensorView>& w : tensors_) all.push_back(elements(w.original));
+    for (const Written<StateView>& w : states_) all.push_back(elements(w.original));
+    return all;
+  }
+
+  // Visitor.
+  void input(const char*, TensorView& view) { copy(view); }
+  void saved(const char*, TensorView& view) { copy(view); }
+  void upstream(const char*, TensorView& view) { copy(view); }
+  void output(const char* name, TensorView& view) { copy_written(name, view); }
+  void in_place(const char* name, TensorView& view) { copy_written(name, view); }
+  void gradient(const char* name, GradView& view) { copy_written(name, view); }
+  void state(const char* name, StateView& in, StateView& out) {
+    copy(in);
+    copy_written(name, out);
+  }
+  void state_upstream(const char*, StateView& view) { copy(view); }
+  void state_gradient(const char* name, StateView& view) { copy_written(name, view); }
+
+ private:
+  template <class View>
+  struct Written {
+    std::string name;
+    View original, here;
+  };
+  static void compare(const std::string& what, const std::vector<double>& actual,
+                      const std::vector<double>& expected, double terms, double relative) {
+    const double rounding = rounding_tolerance(epsilon_of(DType::kF32), terms, largest(expected));
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const double tolerance = rounding + relative * std::abs(expected[i]);
+      check(std::abs(actual[i] - expected[i]) <= tolerance,  // written so that NaN fails
+            "{}: element {} of {} is {:.9g}, the CPU has {:.9g}; more than {:.3g} apart", what, i,
+            expected.size(), actual[i], expected[i], tolerance);
+    }
+  }
+  // One place for one memory.
+  void* own(void* original, const std::vector<double>& values) {
+    for (auto& [from, place] : places_) {
+      if (place.data() == original) return original;  // visited twice
+    }
+    auto [entry, is_new] = places_.try_emplace(original);
+    std::vector<float>& place = entry->second;
+    if (is_new) {
+      place.reserve(values.size() + 1);  // never null
+      place.assign(values.begin(), values.end());
+    }
+    return place.data();
+  }
+  // Doubles stay where they are: they are only read.
+  void copy(TensorView& view) {
+    if (!view || size_of(view.dtype) > 4) return;
+    view.data = own(view.data, elements(view));
+    view.dtype = DType::kF32;
+  }
+  void copy(StateView& view) {
+    if (!view) return;
+    const int64_t span = (view.slots - 1) * view.stride + view.width;
+    view.data = own(view.data, elements(TensorView{view.data, view.dtype, {span}}));
+  }
+  void copy_written(const char* name, TensorView& view) {
+    if (!view) return;
+    const TensorView original = view;
+    copy(view);
+    tensors_.push_back({name, original, view});
+  }
+  void copy_written(const char* name, StateView& view) {
+    if (!view) return;
+    const StateView original = view;
+    copy(view);
+    states_.push_back({name, original, view});
+  }
+
+  std::map<void*, std::vector<float>> places_;
+  std::vector<Written<TensorView>> tensors_;
+  std::vector<Written<StateView>> states_;
+};
+
 class OperatorTest : public ::testing::Test {
  protected:
   OperatorTest() {
@@ -103,11 +210,12 @@ class OperatorTest : public ::testing::Test {
   }
 
   // Normal numbers times `scale` plus `offset`. Odd seeds start one element off a vector's
-  // boundary.
+  // boundary, unless everything shall be `aligned`.
+  bool aligned = false;
   TensorView random(const Shape& shape, double scale = 1, double offset = 0,
                     DType dtype = DType::kF32) {
     Random numbers(17, ++seed_);
-    const int64_t shift = seed_ % 2;
+    const int64_t shift = aligned ? 0 : seed_ % 2;
     TensorView view{static_cast<char*>(arena.allocate((shape.count() + shift) * size_of(dtype))) +
                         shift * size_of(dtype),
                     dtype, shape};
@@ -119,13 +227,15 @@ class OperatorTest : public ::testing::Test {
     }
     return view;
   }
-  TensorView make(const Shape& shape) { return arena.make(shape, DType::kF32); }
+  TensorView make(const Shape& shape, DType dtype = DType::kF32) {
+    return arena.make(shape, dtype);
+  }
   // A gradient to be overwritten (full of NaN, so that a forgotten element shows) or added to.
-  GradView gradient(const Shape& shape, bool accumulate) {
+  GradView gradient(const Shape& shape, bool accumulate, DType dtype = DType::kF32) {
     GradView view;
-    static_cast<TensorView&>(view) = random(shape);
+    static_cast<TensorView&>(view) = random(shape, 1, 0, dtype);
     view.accumulate = accumulate;
-    if (!accumulate) std::fill_n(view.as<float>(), view.count(), std::nanf(""));
+    if (!accumulate) std::memset(view.data, 0xff, view.bytes());
     return view;
   }
   // A state of `slots` slots with gaps between them.
@@ -185,6 +295,54 @@ class OperatorTest : public ::testing::Test {
     }
   }
 
+  // The kernel of the GPU against that of the CPU in float32, and against itself: two runs have
+  // equal bits.
+  template <class Args>
+  void expect_cuda_like_cpu(const char* op, const Args& args, double terms,
+                            const std::function<void(const Args&)>& cpu,
+                            const std::function<void(const Args&)>& cuda) {
+    SCOPED_TRACE("cuda");
+    try {
+      InFloat32<Args> here(args);
+      cpu(here.args);
+      OnDevice<Args> there(args), again(args);
+      cuda(there.args);
+      cuda(again.args);
+      cuda::synchronize();
+      again.fetch();
+      const auto first = here.written();
+      there.fetch();
+      here.compare(op, terms);
+      EXPECT_EQ(first, here.written()) << "another run has other bits";
+    } catch (const Error& error) {
+      ADD_FAILURE() << error.what();
+    }
+  }
+  template <class Args>
+  void expect_cuda_forward_like_cpu(const char* op, const Args& args, DeviceKernel<Args> cpu,
+                                    DeviceKernel<Args> cuda) {
+    if (cuda == nullptr || !has_gpu()) return;
+    expect_cuda_like_cpu<Args>(
+        op, args, args.terms(), [&](const Args& g) { cpu(g, ctx); },
+        [&](const Args& g) { cuda(g, device_context()); });
+  }
+  template <class Args, class Forward = decltype(Args::forward)>
+  void expect_cuda_backward_like_cpu(const char* op, const Args& args,
+                                     DeviceKernel<Forward> cpu_forward, DeviceKernel<Args> cpu,
+                                     DeviceKernel<Forward> cuda_forward, DeviceKernel<Args> cuda) {
+    if (cuda == nullptr || !has_gpu()) return;
+    expect_cuda_like_cpu<Args>(
+        op, args, args.forward.terms(),
+        [&](const Args& g) {
+          cpu_forward(g.forward, ctx);  // for what it keeps
+          cpu(g, ctx);
+        },
+        [&](const Args& g) {
+          cuda_forward(g.forward, device_context());
+          cuda(g, device_context());
+        });
+  }
+
   template <class Args>
   void expect_forward(const char* op, const Args& args, RefKernel<Args> ref, DeviceKernel<Args> cpu,
                       DeviceKernel<Args> cuda) {
@@ -242,5 +400,12 @@ class OperatorTest : public ::testing::Test {
 #define EXPECT_CUDA_BACKWARD(op, args)                                        \
   expect_cuda_backward(#op, (args), &ref::op##_forward<std::complex<double>>, \
                        ROOKERY_CUDA_KERNEL(op##_forward), ROOKERY_CUDA_KERNEL(op##_backward))
+// For number types that only the GPU has, and for widths that the complex step takes minutes for.
+#define EXPECT_CUDA_FORWARD_LIKE_CPU(op, args) \
+  expect_cuda_forward_like_cpu(#op, (args), &cpu::op##_forward, ROOKERY_CUDA_KERNEL(op##_forward))
+#define EXPECT_CUDA_BACKWARD_LIKE_CPU(op, args)                                       \
+  expect_cuda_backward_like_cpu(#op, (args), &cpu::op##_forward, &cpu::op##_backward, \
+                                ROOKERY_CUDA_KERNEL(op##_forward),                    \
+                                ROOKERY_CUDA_KERNEL(op##_backward))
 #define SKIP_WITHOUT_GPU() \
   if (!has_gpu()) GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable()

@@ -143,5 +143,40 @@ TEST_F(AdamWTest, RefusesOtherSizes) {
   EXPECT_THROW(adamw(ctx, args), Error);
 }
 
+TEST_F(AdamWTest, GpuTakesThousandsOfTensors) {
+  SKIP_WITHOUT_GPU();
+  for (const bool all_aligned : {true, false}) {
+    aligned = all_aligned;
+    std::vector<AdamWTensor> tensors;
+    for (int64_t i = 0; i < 1700; ++i) {
+      tensors.push_back(make_tensor({i % 37}, i % 3 == 0));
+      tensors.back().rate_multiplier = static_cast<float>(i % 4);
+    }
+    tensors.push_back(make_tensor({70001}, true));
+    tensors.push_back(make_tensor({3, 8192}));
+    EXPECT_CUDA_FORWARD(adamw, make_forward(tensors, 3));
+  }
+}
+
+TEST_F(AdamWTest, GpuRoundsToNearestEven) {
+  SKIP_WITHOUT_GPU();
+  const AdamWForward args = make_forward(Shape{1001}, true);
+  EXPECT_CUDA_FORWARD(adamw, args);
+  const AdamWTensor& t = args.tensors[0];
+  for (int64_t i = 0; i < 1001; ++i) {
+    EXPECT_EQ(t.low.as<BFloat16>()[i].bits, to_bfloat16(t.parameter.as<float>()[i]).bits);
+  }
+}
+
+TEST_F(AdamWTest, GpuChangesNothingForANormThatIsNotFinite) {
+  SKIP_WITHOUT_GPU();
+  for (const double norm : {std::nan(""), HUGE_VAL}) {
+    const AdamWForward args = make_forward({make_tensor({50}), make_tensor({20000})}, norm);
+    const std::vector<double> before = elements(args.tensors[1].parameter);
+    EXPECT_CUDA_FORWARD(adamw, args);
+    EXPECT_EQ(elements(args.tensors[1].parameter), before);
+  }
+}
+
 }  // namespace
 }  // namespace rookery

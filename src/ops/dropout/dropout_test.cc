@@ -11,11 +11,15 @@ class DropoutTest : public OperatorTest {
  protected:
   static constexpr uint64_t kBase = 0xfedcba0000;
   // Seed and stream with numbers in their upper halves.
-  DropoutForward make_forward(const Shape& shape, float probability, bool residual) {
-    return {random(shape),     residual ? random(shape) : TensorView{},
-            probability,       0x123456789abcdef0,
-            {&kBase, nullptr}, 0x9876,
-            make(shape)};
+  DropoutForward make_forward(const Shape& shape, float probability, bool residual,
+                              DType dtype = DType::kF32) {
+    return {random(shape, 1, 0, dtype),
+            residual ? random(shape) : TensorView{},
+            probability,
+            0x123456789abcdef0,
+            {&kBase, nullptr},
+            0x9876,
+            make(shape, residual ? DType::kF32 : dtype)};
   }
 };
 
@@ -106,6 +110,36 @@ TEST_F(DropoutTest, RefusesWrongArguments) {
     EXPECT_THROW(dropout(ctx, x, probability), Error);
   }
   EXPECT_THROW(dropout(ctx, x, 0.1f, Tensor{random({3, 2})}), Error);
+}
+
+TEST_F(DropoutTest, GpuHasTypesOfItsOwn) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const Shape& shape : {Shape{0, 8}, {3, 5}, {9, 768}, {67, 72}}) {
+      for (const bool all_aligned : {true, false}) {
+        aligned = all_aligned;
+        for (const bool residual : {true, false}) {
+          const DropoutForward f = make_forward(shape, 0.3f, residual, dtype);
+          EXPECT_CUDA_FORWARD_LIKE_CPU(dropout, f);
+          for (const bool accumulate : {false, true}) {
+            EXPECT_CUDA_BACKWARD_LIKE_CPU(
+                dropout, (DropoutBackward{f, random(shape, 1, 0, f.y.dtype),
+                                          gradient(shape, accumulate, dtype),
+                                          residual ? gradient(shape, accumulate) : GradView{}}));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(DropoutTest, GpuAddsTheGradientsOfOneTensor) {
+  SKIP_WITHOUT_GPU();
+  DropoutForward f = make_forward({6, 8}, 0.5f, true);
+  f.residual = f.x;
+  GradView first = gradient({6, 8}, false), second = first;
+  second.accumulate = true;
+  EXPECT_CUDA_BACKWARD_LIKE_CPU(dropout, (DropoutBackward{f, random({6, 8}), first, second}));
 }
 
 }  // namespace

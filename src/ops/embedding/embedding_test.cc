@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <vector>
 
 #include "core/operator_test.h"
@@ -23,7 +24,6 @@ class EmbeddingTest : public OperatorTest {
             make({rows, width})};
   }
 
- private:
   std::vector<int32_t> ids_;
 };
 
@@ -110,6 +110,60 @@ TEST_F(EmbeddingTest, PlanningReadsNothing) {
   ctx.device = Device::kMeta;
   const Tensor table{planning.make({7, 4}, DType::kBF16)};
   EXPECT_EQ(embedding(ctx, nullptr, 3, table).shape, (Shape{3, 4}));
+}
+
+TEST_F(EmbeddingTest, GpuCopiesRowsOfAnyTypeAndWidth) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const int64_t width : {1, 37, 768, 4096}) {
+      for (const bool all_aligned : {true, false}) {
+        aligned = all_aligned;
+        const EmbeddingForward args = make_forward(21, 70, width, dtype);
+        EXPECT_CUDA_FORWARD(embedding, args);
+        for (int64_t i = 0; i < args.y.count(); ++i) {
+          ASSERT_EQ(element(args.y, i),
+                    element(args.table, args.ids[i / width] * width + i % width));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(EmbeddingTest, GpuAddsRowsOfFewAndOfManyIds) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t width : {1, 37, 64, 1100}) {
+    for (const int64_t vocabulary : {int64_t{1}, int64_t{2}, int64_t{300}, 70000 / width}) {
+      for (const int64_t rows : {0, 1, 31, 32, 33, 64, 700}) {
+        aligned = rows % 2 == 0;
+        const EmbeddingForward f = make_forward(rows, vocabulary, width);
+        EXPECT_CUDA_BACKWARD_LIKE_CPU(
+            embedding, (EmbeddingBackward{f, random({rows, width}),
+                                          gradient({vocabulary, width}, rows == 64)}));
+      }
+    }
+  }
+}
+
+TEST_F(EmbeddingTest, GpuAddsLongRunsOfOneId) {
+  SKIP_WITHOUT_GPU();
+  aligned = true;
+  // Runs that begin and end at pieces' borders and between them; one of more pieces than a block
+  // has threads.
+  for (const int64_t width : {8, 72}) {
+    for (const std::vector<int64_t>& runs :
+         {std::vector<int64_t>{6000, 32, 64, 5}, {1, 31, 9000, 1, 1, 33}, {31, 33, 31, 33, 96}}) {
+      EmbeddingForward f = make_forward(0, 8, width);
+      for (size_t id = 0; id < runs.size(); ++id) {
+        ids_.insert(ids_.end(), runs[id], static_cast<int32_t>(id + 1));
+      }
+      std::reverse(ids_.begin() + 10, ids_.end());  // not sorted, either
+      const auto rows = static_cast<int64_t>(ids_.size());
+      f.ids = ids_.data();
+      f.y = make({rows, width});
+      EXPECT_CUDA_BACKWARD_LIKE_CPU(
+          embedding, (EmbeddingBackward{f, random({rows, width}), gradient({8, width}, false)}));
+    }
+  }
 }
 
 }  // namespace

@@ -104,5 +104,45 @@ TEST_F(GlobalNormTest, PlanningReadsNothingAndCountsTheScratch) {
   EXPECT_GE(planning.peak(), 1024 * 8);
 }
 
+TEST_F(GlobalNormTest, GpuTakesThousandsOfTensors) {
+  SKIP_WITHOUT_GPU();
+  std::vector<int64_t> counts;
+  for (int64_t i = 0; i < 3300; ++i) counts.push_back(i % 23);
+  counts[5] = 50001;
+  counts[3299] = 40000;
+  double first = 0;
+  for (const bool all_aligned : {true, false}) {
+    aligned = all_aligned;
+    const GlobalNormForward args = make_forward(counts);
+    EXPECT_CUDA_FORWARD(global_norm, args);
+    first = element(args.norm, 0);
+    EXPECT_CUDA_FORWARD(global_norm, args);
+    EXPECT_EQ(element(args.norm, 0), first) << "another run has other bits";
+  }
+}
+
+TEST_F(GlobalNormTest, GpuReachesBeyondTheSquaresOfFloats) {
+  SKIP_WITHOUT_GPU();
+  for (const double scale : {1e25, 1e-25}) {
+    aligned = !aligned;
+    GlobalNormForward args = make_forward({1000}, scale);
+    const double expected = norm_of(args.gradients);
+    EXPECT_CUDA_FORWARD(global_norm, args);
+    EXPECT_NEAR(element(args.norm, 0) / expected, 1, 1e-12);
+  }
+}
+
+TEST_F(GlobalNormTest, GpuShowsWhatIsNotFinite) {
+  SKIP_WITHOUT_GPU();
+  GlobalNormForward args = make_forward({3, 50});
+  for (const float value : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    args.gradients[1].as<float>()[49] = value;
+    const OnDevice<GlobalNormForward> there(args);
+    const double norm = element(global_norm(device_context(), there.args.gradients), 0);
+    EXPECT_FALSE(std::isfinite(norm));
+    EXPECT_EQ(std::isnan(norm), std::isnan(value));
+  }
+}
+
 }  // namespace
 }  // namespace rookery

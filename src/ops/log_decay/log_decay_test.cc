@@ -56,5 +56,31 @@ TEST_F(LogDecayTest, RecordsAndChecksItself) {
   EXPECT_EQ(elements(dx), elements(y));
 }
 
+TEST_F(LogDecayTest, GpuReadsWholeVectors) {
+  SKIP_WITHOUT_GPU();
+  aligned = true;
+  for (const int64_t count : {0, 768, 4096, 10001}) {
+    const LogDecayForward forward{random({count}, 2, -3), make({count})};
+    EXPECT_CUDA_FORWARD_LIKE_CPU(log_decay, forward);
+    for (const bool accumulate : {false, true}) {
+      EXPECT_CUDA_BACKWARD_LIKE_CPU(
+          log_decay, (LogDecayBackward{forward, random({count}), gradient({count}, accumulate)}));
+    }
+  }
+}
+
+TEST_F(LogDecayTest, GpuHasTheExtremesOfTheExponential) {
+  SKIP_WITHOUT_GPU();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const TensorView x = make({7});
+  const float values[] = {-kInfinity, -200, 0, 89, 200, kInfinity, std::nanf("")};
+  std::copy_n(values, 7, x.as<float>());
+  const OnDevice<LogDecayForward> there({x, make({7})});
+  const std::vector<double> y = elements(log_decay(device_context(), Tensor{there.args.x}));
+  const double expected[] = {0, 0, -1, -kInfinity, -kInfinity, -kInfinity};
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(y[i], expected[i]) << values[i];
+  EXPECT_TRUE(std::isnan(y[6]));
+}
+
 }  // namespace
 }  // namespace rookery

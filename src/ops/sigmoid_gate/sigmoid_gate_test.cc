@@ -6,9 +6,10 @@ namespace {
 
 class SigmoidGateTest : public OperatorTest {
  protected:
-  SigmoidGateForward make_forward(const Shape& shape, bool residual, double scale = 2) {
-    return {random(shape, scale), random(shape), residual ? random(shape) : TensorView{},
-            make(shape)};
+  SigmoidGateForward make_forward(const Shape& shape, bool residual, double scale = 2,
+                                  DType dtype = DType::kF32) {
+    return {random(shape, scale, 0, dtype), random(shape, 1, 0, dtype),
+            residual ? random(shape) : TensorView{}, make(shape, residual ? DType::kF32 : dtype)};
   }
 };
 
@@ -83,6 +84,52 @@ TEST_F(SigmoidGateTest, RefusesOtherShapes) {
   const Tensor a{random({2, 3})}, b{random({3, 2})};
   EXPECT_THROW(sigmoid_gate(ctx, a, b), Error);
   EXPECT_THROW(sigmoid_gate(ctx, a, a, b), Error);
+}
+
+TEST_F(SigmoidGateTest, GpuHasTypesOfItsOwn) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const Shape& shape : {Shape{0, 8}, {3, 5}, {9, 768}, {67, 72}}) {
+      for (const bool all_aligned : {true, false}) {
+        aligned = all_aligned;
+        for (const bool residual : {true, false}) {
+          const SigmoidGateForward f = make_forward(shape, residual, 2, dtype);
+          EXPECT_CUDA_FORWARD_LIKE_CPU(sigmoid_gate, f);
+          for (const bool accumulate : {false, true}) {
+            EXPECT_CUDA_BACKWARD_LIKE_CPU(
+                sigmoid_gate,
+                (SigmoidGateBackward{f, random(shape, 1, 0, f.y.dtype),
+                                     gradient(shape, accumulate, dtype),
+                                     gradient(shape, accumulate, dtype),
+                                     residual ? gradient(shape, accumulate) : GradView{}}));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(SigmoidGateTest, GpuGateSaturates) {
+  SKIP_WITHOUT_GPU();
+  const SigmoidGateForward f = make_forward({16}, false);
+  const float far[] = {1e30f,    -1e30f,    100, -100, 88.5f, -88.5f, 126,  -126,
+                       INFINITY, -INFINITY, 0,   128,  -128,  200,    -200, 1};
+  std::copy_n(far, 16, f.r.as<float>());
+  EXPECT_CUDA_FORWARD_LIKE_CPU(sigmoid_gate, f);
+}
+
+TEST_F(SigmoidGateTest, GpuAddsTheGradientsOfOneTensor) {
+  SKIP_WITHOUT_GPU();
+  for (const bool all_aligned : {true, false}) {
+    aligned = all_aligned;
+    SigmoidGateForward f = make_forward({6, 8}, true);
+    f.residual = f.v;
+    GradView first = gradient({6, 8}, false), second = first;
+    second.accumulate = true;
+    EXPECT_CUDA_BACKWARD_LIKE_CPU(
+        sigmoid_gate,
+        (SigmoidGateBackward{f, random({6, 8}), gradient({6, 8}, false), first, second}));
+  }
 }
 
 }  // namespace

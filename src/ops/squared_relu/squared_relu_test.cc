@@ -55,5 +55,36 @@ TEST_F(SquaredReluTest, RecordsAndChecksItself) {
   }
 }
 
+TEST_F(SquaredReluTest, GpuHasTypesOfItsOwn) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const Shape& shape : {Shape{0, 8}, {3, 5}, {9, 3072}, {67, 72}}) {
+      for (const bool all_aligned : {true, false}) {
+        aligned = all_aligned;
+        const SquaredReluForward f{random(shape, 1, 0, dtype), make(shape, dtype)};
+        EXPECT_CUDA_FORWARD_LIKE_CPU(squared_relu, f);
+        for (const bool accumulate : {false, true}) {
+          EXPECT_CUDA_BACKWARD_LIKE_CPU(squared_relu,
+                                        (SquaredReluBackward{f, random(shape, 1, 0, dtype),
+                                                             gradient(shape, accumulate, dtype)}));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(SquaredReluTest, NanStaysNanOnTheGpu) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const TensorView x = make({24}, dtype);
+    std::memset(x.data, 0, x.bytes());
+    std::memset(x.data, 0xff, x.bytes() / 2);
+    const OnDevice<SquaredReluForward> there({x, make({24}, dtype)});
+    const Tensor y = squared_relu(device_context(dtype), Tensor{there.args.x});
+    const std::vector<double> values = elements(y);
+    for (int i = 0; i < 24; ++i) EXPECT_EQ(std::isnan(values[i]), i < 12) << i;
+  }
+}
+
 }  // namespace
 }  // namespace rookery

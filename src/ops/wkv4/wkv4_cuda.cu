@@ -448,11 +448,15 @@ __device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& share
     const int64_t item = ticket - (place + 1) * scan.groups;
     // One whole state is needed, and the last of the window will have it.
     const int wanted = place == window - 1 ? kWhole : kShare;
-    int flag = load_acquire(scan.flags + item);
-    while (flag < wanted) flag = load_acquire(scan.flags + item);
+    if (lane == 0) {  // for all lanes: they must not see different flags
+      int flag = load_acquire(scan.flags + item);
+      while (flag < wanted) flag = load_acquire(scan.flags + item);
+      shared.flags[place] = flag;
+    }
+    __syncwarp();
+    const int flag = shared.flags[place];
     Scaled::get(scan.shares + (2 * item + flag - kShare) * 3 * kChannels, lane)
         .put(shared.part[place][0], lane);
-    if (lane == 0) shared.flags[place] = flag;
   }
   __syncthreads();
   Scaled whole;

@@ -150,5 +150,180 @@ TEST_F(Wkv4Test, ParallelInTimeGradientsMatchComplexStep) {
   }
 }
 
+// The kernels of the GPU beyond what the tests above give them: numbers of two bytes, odd widths
+// and addresses, borders anywhere in and at the edges of segments of rows.
+class Wkv4CudaTest : public Wkv4Test {
+ protected:
+  static constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
+
+  Wkv4Forward make_typed(const std::vector<int64_t>& lengths, int64_t width, DType dtype,
+                         double scale = 1, bool with_state = true) {
+    Wkv4Forward g = make_forward(lengths, width, scale, with_state);
+    g.k = random(g.k.shape, scale, 0, dtype), g.v = random(g.k.shape, 1, 0, dtype);
+    g.y = random(g.k.shape, 1, 0, dtype);
+    return g;
+  }
+  // A gradient of the final states comes in and one of the initial states goes out.
+  Wkv4Backward make_typed_backward(const Wkv4Forward& f, bool accumulate) {
+    const int64_t width = f.w.count(), slots = f.sequences.count;
+    Wkv4Backward g{.forward = f, .dy = random(f.k.shape, 1, 0, f.k.dtype)};
+    g.dw = gradient(f.w.shape, accumulate), g.du = gradient(f.w.shape, accumulate);
+    for (GradView* rows : {&g.dk, &g.dv}) {
+      static_cast<TensorView&>(*rows) = random(f.k.shape, 1, 0, f.k.dtype);
+      rows->accumulate = accumulate;
+    }
+    if (f.a_in) {
+      std::iota(layouts_.back().slot_in.begin(), layouts_.back().slot_in.end(), 0);
+      g.da_out = state(slots, width), g.db_out = state(slots, width);
+      g.da_in = state(slots, width), g.db_in = state(slots, width);
+    }
+    return g;
+  }
+  void expect_gradients(const Wkv4Backward& g, bool every_scalar) {
+    expect_cuda_backward("wkv4", g, &ref::wkv4_forward<std::complex<double>>,
+                         ROOKERY_CUDA_KERNEL(wkv4_forward), ROOKERY_CUDA_KERNEL(wkv4_backward),
+                         every_scalar);
+  }
+  static void set_decay(const Wkv4Forward& g, float w) {
+    std::fill_n(g.w.as<float>(), g.w.count(), w);
+  }
+
+  const std::vector<int64_t> long_lengths_{1, 130, 0, 15, 16, 17, 65, 0, 1500, 128, 127, 1, 1000};
+};
+
+TEST_F(Wkv4CudaTest, ForwardMatchesDefinition) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : kTypes) {
+    for (const int64_t width : {1, 65, 130}) {
+      EXPECT_CUDA_FORWARD(wkv4, make_typed({1}, width, dtype));
+      EXPECT_CUDA_FORWARD(wkv4, make_typed({3, 0, 1, 40}, width, dtype));
+      EXPECT_CUDA_FORWARD(wkv4, make_typed({128}, width, dtype));
+      EXPECT_CUDA_FORWARD(wkv4, make_typed({129, 127, 256}, width, dtype, 1, false));
+      EXPECT_CUDA_FORWARD(wkv4, make_typed(long_lengths_, width, dtype));
+    }
+    EXPECT_CUDA_FORWARD(wkv4, make_typed(std::vector<int64_t>(200, 1), 130, dtype));
+    EXPECT_CUDA_FORWARD(wkv4, make_typed({4000}, 64, dtype));  // more blocks than one looks back on
+  }
+}
+
+TEST_F(Wkv4CudaTest, GradientsMatchComplexStep) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : kTypes) {
+    for (const bool accumulate : {false, true}) {
+      expect_gradients(make_typed_backward(make_typed({9, 1, 0, 8, 7, 11}, 5, dtype), accumulate),
+                       true);
+      expect_gradients(make_typed_backward(make_typed({40, 100}, 2, dtype, 1, false), accumulate),
+                       true);
+    }
+    for (const int64_t width : {1, 130}) {
+      expect_gradients(make_typed_backward(make_typed(long_lengths_, width, dtype), false), false);
+      expect_gradients(make_typed_backward(make_typed({2048}, width, dtype), false), false);
+    }
+  }
+}
+
+TEST_F(Wkv4CudaTest, UnwantedGradientsAreLeftAlone) {
+  SKIP_WITHOUT_GPU();
+  const Wkv4Backward all = make_typed_backward(make_typed({70, 30}, 6, DType::kF32), false);
+  for (const auto wanted :
+       {&Wkv4Backward::dw, &Wkv4Backward::du, &Wkv4Backward::dk, &Wkv4Backward::dv}) {
+    Wkv4Backward one{.forward = all.forward, .dy = all.dy};
+    one.*wanted = all.*wanted;
+    expect_gradients(one, true);
+  }
+}
+
+// e^60 and more: only the scaled form survives. No decay at all, and none that leaves anything.
+TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : kTypes) {
+    Wkv4Forward g = make_typed({300, 0, 200, 1, 99}, 34, dtype, 20);
+    EXPECT_CUDA_FORWARD(wkv4, g);
+    expect_gradients(make_typed_backward(g, false), false);
+    for (const float w : {0.0f, -1e4f, -1e38f, -HUGE_VALF}) {
+      g = make_typed({300, 0, 200, 1, 99}, 34, dtype);
+      set_decay(g, w);
+      if (std::isfinite(w)) EXPECT_CUDA_FORWARD(wkv4, g);
+      OnDevice<Wkv4Backward> there(make_typed_backward(g, false));
+      cuda::wkv4_forward(there.args.forward, device_context());
+      cuda::wkv4_backward(there.args, device_context());
+      cuda::synchronize();
+      for (const TensorView& view :
+           {there.args.forward.y, static_cast<const TensorView&>(there.args.dw),
+            static_cast<const TensorView&>(there.args.dk)}) {
+        for (const double x : elements(view)) ASSERT_TRUE(std::isfinite(x)) << w;
+      }
+      if (w < -1e4f) continue;  // the definition's own exponents overflow
+      expect_gradients(make_typed_backward(g, false), false);
+    }
+  }
+}
+
+// One block reads a sequence's state, another writes it.
+TEST_F(Wkv4CudaTest, StatesAreUpdatedInPlace) {
+  SKIP_WITHOUT_GPU();
+  for (int round = 0; round < 20; ++round) {
+    Wkv4Forward g = make_typed({300, 30, 40, 500, 7, 700}, 66, DType::kBF16);
+    const std::vector<int64_t> slots{2, 0, 1, 5, 4, 3};
+    g.sequences.slot_in = g.sequences.slot_out = slots.data();
+    g.a_out = g.a_in, g.b_out = g.b_in, g.p_out = g.p_in;
+    EXPECT_CUDA_FORWARD(wkv4, g);
+  }
+}
+
+TEST_F(Wkv4CudaTest, TwoRunsGiveTheSameBits) {
+  SKIP_WITHOUT_GPU();
+  const Wkv4Backward g = make_typed_backward(make_typed({5000, 1, 3000}, 130, DType::kBF16), false);
+  std::vector<std::vector<double>> first;
+  for (int round = 0; round < 5; ++round) {
+    OnDevice<Wkv4Backward> there(g);
+    cuda::wkv4_forward(there.args.forward, device_context());
+    cuda::wkv4_backward(there.args, device_context());
+    cuda::synchronize();
+    std::vector<std::vector<double>> results;
+    for (const TensorView& view :
+         {there.args.forward.y, static_cast<TensorView&>(there.args.dw),
+          static_cast<TensorView&>(there.args.du), static_cast<TensorView&>(there.args.dk),
+          static_cast<TensorView&>(there.args.dv)}) {
+      results.push_back(elements(view));
+    }
+    results.push_back(elements(there.args.da_in));
+    results.push_back(elements(there.args.forward.a_out));
+    if (round == 0) first = results;
+    for (size_t i = 0; i < results.size(); ++i) EXPECT_TRUE(results[i] == first[i]) << i;
+  }
+}
+
+TEST_F(Wkv4CudaTest, DeterministicDoesNotDependOnTheCutting) {
+  SKIP_WITHOUT_GPU();
+  const Wkv4Forward whole = make_typed({400}, 24, DType::kF32);
+  Wkv4Forward part = whole;  // the same tokens as 150 + 250, the state passed on in place
+  part.segment_states = {};
+  int64_t slot = 0, offsets[2] = {0, 150};
+  part.sequences = {1, offsets, &slot, &slot};
+  part.a_out = part.a_in, part.b_out = part.b_in, part.p_out = part.p_in;
+  const auto run = [&](const Wkv4Forward& g) {
+    OnDevice<Wkv4Forward> there(g);
+    Context& device = device_context();
+    device.deterministic = true;
+    cuda::wkv4_forward(there.args, device);
+    device.deterministic = false;
+    cuda::synchronize();
+    there.fetch();
+  };
+  run(whole);
+  const std::vector<double> expected = elements(whole.y), state = elements(whole.a_out);
+  for (TensorView* rows : {&part.k, &part.v, &part.y}) rows->shape = {150, 24};
+  run(part);
+  offsets[1] = 250;
+  for (TensorView* rows : {&part.k, &part.v, &part.y}) {
+    rows->data = rows->as<float>() + 150 * 24;
+    rows->shape = {250, 24};
+  }
+  run(part);
+  EXPECT_TRUE(elements(whole.y) == expected);  // `part` wrote it again
+  EXPECT_TRUE(elements(part.a_out) == state);
+}
+
 }  // namespace
 }  // namespace rookery

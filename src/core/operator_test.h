@@ -391,6 +391,12 @@ class OperatorTest : public ::testing::Test {
 #define EXPECT_FORWARD(op, args)                                              \
   expect_forward(#op, (args), &ref::op##_forward<double>, &cpu::op##_forward, \
                  ROOKERY_CUDA_KERNEL(op##_forward))
+// For number types that only the CPU has.
+#define EXPECT_CPU_FORWARD(op, args) \
+  expect_forward(#op, (args), &ref::op##_forward<double>, &cpu::op##_forward, nullptr)
+#define EXPECT_CPU_BACKWARD(op, args)                                                         \
+  expect_backward(#op, (args), &ref::op##_forward<std::complex<double>>, &cpu::op##_backward, \
+                  nullptr, nullptr)
 #define EXPECT_BACKWARD(op, args)                                                             \
   expect_backward(#op, (args), &ref::op##_forward<std::complex<double>>, &cpu::op##_backward, \
                   ROOKERY_CUDA_KERNEL(op##_forward), ROOKERY_CUDA_KERNEL(op##_backward))

@@ -35,6 +35,36 @@ TEST_F(SessionTest, PromptsLongerThanAChunkAndForks) {
   EXPECT_EQ(parts.feed(3)[0], fresh.feed(3)[0]);
 }
 
+TEST_F(SessionTest, AGpuGivesTheSameLogits) {
+  if (!cuda::unavailable().empty()) {
+    GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable();
+  }
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    const Model there = model_.on_gpu(type);
+    const double tolerance = type == DType::kF32 ? 2e-5 : 0.1;
+    Session here(model_, pool_), at_once(there, pool_), one_by_one(there, pool_);
+    const std::vector<float> expected = here.feed_all(tokens_), all = at_once.feed_all(tokens_);
+    for (size_t i = 0; i < all.size(); ++i) ASSERT_NEAR(all[i], expected[i], tolerance) << i;
+    // From the third token on a recorded graph; in between a prompt, and a state put back.
+    for (int i = 0; i < 40; ++i) one_by_one.feed(tokens_[i]);
+    const State fork = one_by_one.state();
+    for (int round = 0; round < 2; ++round) {
+      one_by_one.feed(std::span(tokens_).subspan(40, 500));
+      for (int i = 540; i < 600; ++i) {
+        const auto logits = one_by_one.feed(tokens_[i]);
+        for (int j = 0; j < 31; ++j) ASSERT_NEAR(logits[j], expected[i * 31 + j], tolerance) << i;
+      }
+      one_by_one.set_state(fork, 40);
+    }
+    Session exact(there, pool_, true), pieces(there, pool_, true);
+    const std::span<const int32_t> text(tokens_);
+    pieces.feed(text.first(77));
+    pieces.feed(text[77]);
+    const auto a = exact.feed(text.first(300)), b = pieces.feed(text.subspan(78, 222));
+    for (int j = 0; j < 31; ++j) EXPECT_EQ(a[j], b[j]);
+  }
+}
+
 TEST_F(SessionTest, RefusesIdsOutOfRange) {
   Session session(model_, pool_);
   EXPECT_THROW(session.feed(31), Error);

@@ -35,9 +35,9 @@ class TrainerTest : public ::testing::Test {
   }
   ~TrainerTest() override { std::filesystem::remove_all(folder_); }
 
-  Trainer make_trainer() {
+  Trainer make_trainer(Device device = Device::kCpu) {
     return Trainer(Model::initialised(make_config("4", 2, 32, 256), {.seed = options_.seed}, pool_),
-                   options_, pool_);
+                   options_, pool_, device);
   }
   Loader loader() const {
     return Loader(text_, {options_.context, options_.seed, options_.reset_documents});
@@ -47,7 +47,9 @@ class TrainerTest : public ::testing::Test {
     for (size_t i = 0; i < trainer.model().parameters().size(); ++i) {
       for (const TensorView& view : {static_cast<TensorView>(trainer.model().parameters()[i].value),
                                      trainer.optimizer().m(i), trainer.optimizer().v(i)}) {
-        all.insert(all.end(), view.as<float>(), view.as<float>() + view.count());
+        const size_t before = all.size();
+        all.resize(before + view.count());
+        copy_bytes(all.data() + before, view.data, view.bytes());
       }
     }
     return all;
@@ -204,6 +206,94 @@ TEST_F(TrainerTest, ResumesBitForBit) {
     for (int i = 0; i < 5; ++i) resumed.trainer->step(data);
     EXPECT_EQ(weights(*resumed.trainer), weights(straight));
     EXPECT_NE(weights(half), weights(straight));
+  }
+}
+
+class GpuTrainerTest : public TrainerTest {
+ protected:
+  void SetUp() override {
+    if (!cuda::unavailable().empty()) {
+      GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable();
+    }
+    options_.dropout = 0.2;
+    options_.accumulation = 2;
+    options_.reset_documents = true;
+    options_.optimizer.weight_decay = 0.1;
+  }
+};
+
+TEST_F(GpuTrainerTest, StepsAreThoseOfTheProcessor) {
+  for (const bool checkpointing : {false, true}) {
+    options_.gradient_checkpointing = checkpointing;
+    Trainer here = make_trainer(), there = make_trainer(Device::kCuda);
+    const Loader data = loader();
+    for (int i = 0; i < 12; ++i) {
+      const StepResult a = here.step(data), b = there.step(data);
+      EXPECT_NEAR(a.loss, b.loss, 2e-5 * a.loss) << "step " << i;
+      EXPECT_NEAR(a.gradient_norm, b.gradient_norm, 1e-3 * a.gradient_norm) << "step " << i;
+    }
+    TrainingBatch batch;
+    for (int i = 0; i < 3; ++i) loader().append(i, batch);
+    EXPECT_NEAR(here.evaluate(std::span(&batch, 1)), there.evaluate(std::span(&batch, 1)), 1e-4);
+  }
+}
+
+TEST_F(GpuTrainerTest, Bfloat16StaysBesideFloat32) {
+  Trainer wide = make_trainer(Device::kCuda);
+  options_.products = DType::kBF16;
+  Trainer narrow = make_trainer(Device::kCuda);
+  for (int i = 0; i < 12; ++i) {
+    const StepResult a = wide.step(loader()), b = narrow.step(loader());
+    EXPECT_NEAR(a.loss, b.loss, 0.02) << "step " << i;
+  }
+}
+
+// A step is asked for kernel by kernel, or as the graph that was recorded: with the same bits.
+TEST_F(GpuTrainerTest, GraphsRepeatTheStep) {
+  for (const DType products : {DType::kF32, DType::kBF16}) {
+    options_.products = products;
+    Trainer graph = make_trainer(Device::kCuda), plain = make_trainer(Device::kCuda);
+    int backwards = 0;
+    plain.on_backward = [&](const Tape&) { ++backwards; };
+    for (int i = 0; i < 6; ++i) {
+      EXPECT_EQ(graph.step(loader()).loss, plain.step(loader()).loss);
+      TrainingBatch batch;
+      loader().append(i, batch);
+      if (i == 3) graph.evaluate(std::span(&batch, 1));  // in between
+    }
+    EXPECT_EQ(backwards, 12);
+    EXPECT_EQ(weights(graph), weights(plain));
+  }
+}
+
+TEST_F(GpuTrainerTest, ResumesBitForBit) {
+  for (const DType products : {DType::kF32, DType::kBF16}) {
+    options_.products = products;
+    options_.gradient_checkpointing = products == DType::kBF16;
+    Trainer straight = make_trainer(Device::kCuda), half = make_trainer(Device::kCuda);
+    const Loader data = loader();
+    for (int i = 0; i < 10; ++i) straight.step(data);
+    for (int i = 0; i < 5; ++i) half.step(data);
+    const auto path = save_checkpoint(folder_, half, {.options = options_, .step = 5});
+    Resumed resumed = load_checkpoint(path, pool_, Device::kCuda);
+    for (int i = 0; i < 5; ++i) resumed.trainer->step(data);
+    EXPECT_EQ(weights(*resumed.trainer), weights(straight));
+    EXPECT_NE(weights(half), weights(straight));
+  }
+}
+
+TEST_F(GpuTrainerTest, SaysWhatWouldFit) {
+  options_.accumulation = 1;
+  options_.context = 1024;
+  options_.batch = 4096;
+  const ModelConfig config = make_config("4", 12, 768, 256);
+  const int64_t free = cuda::free_memory();
+  if (plan_memory(config, options_, pool_, Device::kCuda).total() <= free) GTEST_SKIP();
+  try {
+    Trainer(Model::initialised(config, {}, pool_), options_, pool_, Device::kCuda);
+    ADD_FAILURE() << "4096 windows of 1024 tokens fit?";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("a batch of "), std::string::npos) << error.what();
   }
 }
 

@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "core/checked_run.h"
 #include "core/file.h"
 #include "core/files_for_tests.h"
 #include "formats/tensor_source.h"
@@ -89,6 +90,24 @@ double check_logits(const Model& model, const std::vector<int32_t>& tokens,
   return worst;
 }
 
+// On the processor, and on a GPU in float32 if there is one; there in bfloat16, too, whose rounding
+// is reported and bounded loosely.
+std::string check_everywhere(const Model& model, const std::vector<int32_t>& tokens,
+                             const std::map<int64_t, std::vector<double>>& expected) {
+  std::string result = fmt::format("largest difference {:.2g}",
+                                   check_logits(model, tokens, expected, kLogitTolerance));
+  if (!cuda::unavailable().empty()) return result;
+  double largest = 0;
+  for (const auto& [position, row] : expected) {
+    for (const double logit : row) largest = std::max(largest, std::abs(logit));
+  }
+  result += fmt::format("; GPU {:.2g}, bfloat16 {:.2g} of logits up to {:.2g}",
+                        check_logits(model.on_gpu(DType::kF32), tokens, expected, kLogitTolerance),
+                        check_logits(model.on_gpu(DType::kBF16), tokens, expected, 0.05 * largest),
+                        largest);
+  return result;
+}
+
 std::string check_reference(const fs::path& json_path) {
   const nlohmann::json json = nlohmann::json::parse(read_text_file(json_path));
   const std::string generation = json.at("generation");
@@ -107,9 +126,7 @@ std::string check_reference(const fs::path& json_path) {
     expected[std::stoll(position)] = logits.get<std::vector<double>>();
   }
   check(!expected.empty(), "it expects nothing");
-  const double worst =
-      check_logits(model, json.at("tokens").get<std::vector<int32_t>>(), expected, kLogitTolerance);
-  return fmt::format("largest difference {:.2g}", worst);
+  return check_everywhere(model, json.at("tokens").get<std::vector<int32_t>>(), expected);
 }
 
 // The logits after the last token by the definitions in double.
@@ -151,8 +168,7 @@ std::string check_tiny(const fs::path& path) {
   // A rounded or quantised file differs from the logits by its rounding: the definition, in double,
   // of the numbers it holds is what we must give.
   if (source.metadata.at("weight_type") != "F32") expected = exact_logits(model, prompt);
-  return fmt::format("largest difference {:.2g}",
-                     check_logits(model, prompt, {{2, expected}}, kLogitTolerance));
+  return check_everywhere(model, prompt, {{2, expected}});
 }
 
 void check_relative(const std::string& what, double actual, double expected, double tolerance,
@@ -165,11 +181,11 @@ void check_relative(const std::string& what, double actual, double expected, dou
 
 double norm_of(const TensorView& view) {
   double sum = 0;
-  for (int64_t i = 0; i < view.count(); ++i) sum += std::pow(view.as<float>()[i], 2);
+  for (const double x : elements(view)) sum += x * x;
   return std::sqrt(sum);
 }
 
-std::string check_training(const fs::path& json_path) {
+std::string check_training_on(const fs::path& json_path, Device device) {
   const nlohmann::json json = nlohmann::json::parse(read_text_file(json_path));
   const std::string generation = json.at("generation");
   require_generation(generation);
@@ -191,7 +207,7 @@ std::string check_training(const fs::path& json_path) {
                       .rate = json.at("learning_rate").get<double>()};
   options.optimizer = {.beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-18, .weight_decay = 0, .clip = 1};
   Trainer trainer(Model::from_tensors(model_tensors(open_checkpoint(weights)), MatrixType::kF32),
-                  options, pool());
+                  options, pool(), device);
   for (size_t step = 0; step < losses.size(); ++step) {
     TrainingBatch data{{}, {}, {0}};
     for (int64_t b = 0; b < batch; ++b) {
@@ -224,6 +240,14 @@ std::string check_training(const fs::path& json_path) {
                    expected.get<double>(), 1e-4);
   }
   return fmt::format("{} steps", losses.size());
+}
+
+std::string check_training(const fs::path& json_path) {
+  std::string result = check_training_on(json_path, Device::kCpu);
+  if (cuda::unavailable().empty()) {
+    result += "; GPU " + check_training_on(json_path, Device::kCuda);
+  }
+  return result;
 }
 
 // Whether a file that is no test of its own belongs to one that is, or to none at all.

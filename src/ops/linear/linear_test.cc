@@ -24,7 +24,9 @@ TEST_F(LinearTest, ForwardMatchesDefinition) {
     SCOPED_TRACE(name_of(dtype));
     for (const int64_t rows : {0, 1, 3, 5, 8, 9, 30}) {  // both sides of kFewRows
       for (const int64_t width : {1, 17, 64, 100}) {
-        EXPECT_FORWARD(linear, make_forward(rows, width, 2 * width + 3, rows % 2 == 1, dtype));
+        const LinearForward args = make_forward(rows, width, 2 * width + 3, rows % 2 == 1, dtype);
+        // A GPU takes activations of the weights' type only.
+        dtype == DType::kF32 ? EXPECT_FORWARD(linear, args) : EXPECT_CPU_FORWARD(linear, args);
       }
     }
   }
@@ -46,8 +48,8 @@ TEST_F(LinearTest, AGroupIsItsParts) {
 TEST_F(LinearTest, PanelsOfEverySizeMatchDefinition) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int64_t rows : {47, 72, 97, 145}) {
-      EXPECT_FORWARD(linear, make_forward(rows, 230, 40, false, dtype));
-      EXPECT_FORWARD(linear, make_forward(40, 230, rows, false, dtype));
+      EXPECT_CPU_FORWARD(linear, make_forward(rows, 230, 40, false, dtype));
+      EXPECT_CPU_FORWARD(linear, make_forward(40, 230, rows, false, dtype));
     }
   }
 }
@@ -56,7 +58,7 @@ TEST_F(LinearTest, PanelsOfEverySizeMatchDefinition) {
 TEST_F(LinearTest, TilesMatchDefinitionBeyondOneBlock) {
   ctx.deterministic = true;
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    EXPECT_FORWARD(linear, make_forward(101, 300, 530, true, dtype));
+    EXPECT_CPU_FORWARD(linear, make_forward(101, 300, 530, true, dtype));
   }
 }
 
@@ -100,7 +102,66 @@ TEST_F(LinearTest, Bfloat16GradientsMatchComplexStep) {
         forward, random({19, 11}), gradient({19, 9}, accumulate), gradient({11, 9}, accumulate), {},
         {}};
     backward.low_dy = low_copy(ctx, backward.dy, forward.weight);
-    EXPECT_BACKWARD(linear, backward);
+    EXPECT_CPU_BACKWARD(linear, backward);
+  }
+}
+
+// Sizes of products on a GPU, and its types: bfloat16 with or without a float32 residual stream.
+TEST_F(LinearTest, GpuProductsMatchDefinition) {
+  SKIP_WITHOUT_GPU();
+  const auto narrow = [&](const Shape& shape) { return arena.make(shape, DType::kBF16); };
+  const auto numbers = [&](const Shape& shape, DType dtype) {
+    const TensorView odd = random(shape, 1, 0, dtype);  // may begin off a boundary
+    const TensorView even = arena.make(shape, dtype);
+    std::memcpy(even.data, odd.data, odd.bytes());
+    return even;
+  };
+  for (const bool residual : {false, true}) {
+    for (const int64_t rows : {1, 2, 4, 7, 8, 9, 64, 130}) {
+      for (const int64_t outputs : {8, 72, 384}) {
+        const LinearForward wide{numbers({rows, 256}, DType::kF32),
+                                 numbers({outputs, 256}, DType::kF32),
+                                 residual ? numbers({rows, outputs}, DType::kF32) : TensorView{},
+                                 make({rows, outputs}),
+                                 {}};
+        EXPECT_CUDA_FORWARD(linear, wide);
+        LinearForward low = wide;
+        low.x = numbers({rows, 256}, DType::kBF16);
+        low.weight = numbers({outputs, 256}, DType::kBF16);
+        if (!residual) low.y = narrow({rows, outputs});
+        EXPECT_CUDA_FORWARD(linear, low);
+        LinearGroupForward group{2, {low, low}};
+        group.part[1].y = narrow({rows, outputs});
+        group.part[0].residual = group.part[1].residual = {};
+        EXPECT_CUDA_FORWARD(linear_group, group);
+      }
+    }
+  }
+}
+
+TEST_F(LinearTest, GpuBfloat16GradientsMatchComplexStep) {
+  SKIP_WITHOUT_GPU();
+  const auto numbers = [&](const Shape& shape, DType dtype) {
+    const TensorView odd = random(shape, 1, 0, dtype), even = arena.make(shape, dtype);
+    std::memcpy(even.data, odd.data, odd.bytes());
+    return even;
+  };
+  for (const bool accumulate : {false, true}) {
+    for (const bool residual : {false, true}) {
+      const DType y = residual ? DType::kF32 : DType::kBF16;
+      const LinearForward forward{numbers({24, 16}, DType::kBF16),
+                                  numbers({32, 16}, DType::kBF16),
+                                  residual ? numbers({24, 32}, y) : TensorView{},
+                                  arena.make({24, 32}, y),
+                                  {}};
+      LinearBackward backward{forward, numbers({24, 32}, y), {}, {}, {}, {}};
+      static_cast<TensorView&>(backward.dx) = numbers({24, 16}, DType::kBF16);
+      static_cast<TensorView&>(backward.dweight) = numbers({32, 16}, DType::kF32);
+      if (residual) static_cast<TensorView&>(backward.dresidual) = numbers({24, 32}, y);
+      backward.dx.accumulate = backward.dweight.accumulate = backward.dresidual.accumulate =
+          accumulate;
+      EXPECT_CUDA_BACKWARD(linear, backward);
+    }
   }
 }
 

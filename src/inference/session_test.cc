@@ -35,6 +35,21 @@ TEST_F(SessionTest, PromptsLongerThanAChunkAndForks) {
   EXPECT_EQ(parts.feed(3)[0], fresh.feed(3)[0]);
 }
 
+TEST_F(SessionTest, EveryOperatorOfATokenAgreesOnAGpu) {
+  if (!cuda::unavailable().empty()) {
+    GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable();
+  }
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    const Model there = model_.on_gpu(type);
+    Session session(there, pool_);
+    Checker checker;
+    session.context().checker = &checker;
+    for (int i = 0; i < 3; ++i) EXPECT_NO_THROW(session.feed(tokens_[i])) << name_of(type);
+    EXPECT_NO_THROW(session.feed(std::span(tokens_).subspan(3, 5)));
+    EXPECT_GT(checker.checked, 80);
+  }
+}
+
 TEST_F(SessionTest, AGpuGivesTheSameLogits) {
   if (!cuda::unavailable().empty()) {
     GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable();

@@ -245,7 +245,7 @@ Model::Model(const ModelConfig& config) : config_(config) {
   for (ParameterSpec& spec : generation.parameters(config)) {
     Tensor value;
     value.shape = spec.shape;
-    parameters_.push_back({std::move(spec), value, {}});
+    parameters_.push_back({.spec = std::move(spec), .value = value});
   }
 }
 
@@ -257,13 +257,14 @@ void Model::allocate(const std::vector<DType>& dtypes, Device device) {
   };
   for (size_t i = 0; i < parameters_.size(); ++i) {
     parameters_[i].value.dtype = dtypes[i];
-    bytes += round_up(parameters_[i].value.bytes());
+    parameters_[i].padded = device == Device::kCuda && parameters_[i].spec.is_matrix();
+    bytes += round_up(parameters_[i].room() * size_of(dtypes[i]));
   }
   memory_ = Memory(bytes, memory_of(device));
   char* next = static_cast<char*>(memory_.data());
   for (Parameter& parameter : parameters_) {
     parameter.value.data = next;
-    next += round_up(parameter.value.bytes());
+    next += round_up(parameter.room() * size_of(parameter.value.dtype));
   }
 }
 
@@ -457,7 +458,7 @@ void Model::prepare_training(bool low) {
     // Negative, so that no activation has it.
     parameters_[i].value.id = -static_cast<int64_t>(i) - 1;
     if (low && parameters_[i].spec.is_matrix() && parameters_[i].spec.name != "emb.weight") {
-      elements += parameters_[i].value.count();
+      elements += parameters_[i].room();
     }
   }
   if (!low) return;
@@ -469,7 +470,7 @@ void Model::prepare_training(bool low) {
   for (Parameter& parameter : parameters_) {
     if (!parameter.spec.is_matrix() || parameter.spec.name == "emb.weight") continue;
     parameter.low = {next, DType::kBF16, parameter.value.shape};
-    next += parameter.value.count();
+    next += parameter.room();
   }
   refresh_low();
 }

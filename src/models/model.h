@@ -118,8 +118,14 @@ struct Parameter {
   Tensor value;
   TensorView low;  // bfloat16 copy that products read, while training with float32 masters
 
+  bool padded = false;  // a matrix of a GPU: see Weight
+
   operator const Tensor&() const { return value; }  // NOLINT: a vector parameter is its tensor
-  Weight weight() const { return {value, low}; }
+  Weight weight() const { return {value, low, padded}; }
+  // Numbers that it, its copy and its gradient have room for.
+  int64_t room() const {
+    return padded ? padded_rows(value.shape[0]) * value.shape[1] : value.count();
+  }
 };
 
 // Options of one forward.

@@ -7,7 +7,7 @@ namespace rookery {
 namespace {
 
 // Each tensor begins at a multiple of 256 bytes, which the fastest products want.
-int64_t padded_count(int64_t count) { return (count + 63) / 64 * 64; }
+int64_t room(const Parameter& parameter) { return (parameter.room() + 63) / 64 * 64; }
 
 }  // namespace
 
@@ -21,7 +21,7 @@ Optimizer::Optimizer(const Model& model, const OptimizerOptions& options)
       check(parameter.value.dtype == DType::kF32, "training needs float32 masters, '{}' is {}",
             parameter.spec.name, name_of(parameter.value.dtype));
       views->push_back({next, DType::kF32, parameter.value.shape});
-      next += padded_count(parameter.value.count());
+      next += room(parameter);
     }
   }
 }
@@ -29,7 +29,7 @@ Optimizer::Optimizer(const Model& model, const OptimizerOptions& options)
 int64_t Optimizer::gradient_bytes(const Model& model) {
   int64_t count = 0;
   for (const Parameter& parameter : model.parameters()) {
-    count += padded_count(parameter.value.count());
+    count += room(parameter);
   }
   return count * 4;
 }

@@ -33,11 +33,12 @@ CrossEntropyResult cross_entropy(Context& ctx, const Tensor& x, const Weight& he
   forward.loss_sum = ctx.make({1}, ctx.dtype == DType::kC128 ? DType::kC128 : DType::kF64);
   const ArenaScope scope(*ctx.arena);
   const bool padded = ctx.target() == Device::kCuda;
-  const int64_t stride = padded ? cross_entropy_stride(vocabulary) : vocabulary;
+  const int64_t stride = padded ? padded_rows(vocabulary) : vocabulary;
   const int64_t row_bytes = std::max<int64_t>(stride * size_of(ctx.dtype), 1);
   const int64_t chunk = std::clamp<int64_t>((padded ? kDeviceLogitBytes : kLogitBytes) / row_bytes,
                                             16, std::max<int64_t>(rows, 16));
   forward.logits = ctx.make({chunk, stride});
+  forward.padded = head.padded;
   forward.low_x = low_copy(ctx, {nullptr, ctx.dtype, {chunk, x.cols()}}, weight);
   forward.low_logits = low_copy(ctx, forward.logits, weight);
   if (!ctx.recording()) {

@@ -21,8 +21,9 @@ struct CrossEntropyForward {
   TensorView losses;     // [T] nats; 0 where masked
   TensorView objective;  // [1]
   TensorView loss_sum;   // [1] F64: of all rows
-  // [chunk, V] scratch, float32; on a GPU in the type of x, rows padded to cross_entropy_stride(V)
+  // [chunk, V] scratch, float32; on a GPU in the type of x, with padded_rows(V) columns
   TensorView logits;
+  bool padded = false;  // the weight and its gradient are: see Weight
   TensorView low_x,
       low_logits;  // BF16 [chunk, C], [chunk, V] scratch for bfloat16 products, or empty
 
@@ -74,10 +75,6 @@ struct CrossEntropyResult {
   TensorView objective;  // [1]
   TensorView loss_sum;   // [1] F64
 };
-
-// Numbers from row to row of a GPU's logits: a multiple of 64, so that an odd vocabulary is as fast
-// as a round one.
-constexpr int64_t cross_entropy_stride(int64_t vocabulary) { return (vocabulary + 63) / 64 * 64; }
 
 // x [T, C], head [V, C], targets [T] -> losses. Throws when the widths differ or, before anything
 // is computed, when a target is V or more.

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads)
   const int packs = vocabulary / P, tail = packs * P;
   if (target < 0) {
     if (kGradient) {
-      for (int i = threadIdx.x; i < vocabulary; i += kThreads) row[i] = from_float<T>(0.0f);
+      for (int64_t i = threadIdx.x; i < stride; i += kThreads) row[i] = from_float<T>(0.0f);
     }
     if (threadIdx.x == 0) losses[t] = largest_logits[t] = 0;
     return;
@@ -114,6 +114,10 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = tail + threadIdx.x; i < vocabulary; i += kThreads) {
     row[i] = from_float<T>(gradient(to_float(row[i]), i));
   }
+  // Products may read the padding.
+  for (int64_t i = vocabulary + threadIdx.x; i < stride; i += kThreads) {
+    row[i] = from_float<T>(0.0f);
+  }
 }
 
 // One block: sums of all rows, in one order.
@@ -145,12 +149,16 @@ __global__ void __launch_bounds__(kThreads)
 void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Context& ctx) {
   const int64_t rows = g.x.rows(), width = g.weight.cols(), vocabulary = g.weight.rows();
   const int64_t chunk = g.logits.rows(), stride = g.logits.cols();
+  // What the products see of it.
+  const int64_t columns = g.padded ? padded_rows(vocabulary) : vocabulary;
   const DType type = g.x.dtype;
   check(g.weight.dtype == type && g.logits.dtype == type,
         "cross_entropy on the GPU needs x, head and logits of one type, got {}, {} and {}",
         name_of(type), name_of(g.weight.dtype), name_of(g.logits.dtype));
   check(vocabulary < (int64_t{1} << 31), "cross_entropy: a vocabulary of {} is too large",
         vocabulary);
+  check(columns <= stride, "cross_entropy: logits of {} columns, expected at least {}", stride,
+        columns);
   const ArenaScope scope(*ctx.arena);
   auto* const largest = static_cast<float*>(ctx.arena->allocate(rows * 4));
   auto* const losses = g.losses.as<float>();
@@ -159,7 +167,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
     const int64_t count = std::min(chunk, rows - first);
     const void* x = static_cast<const char*>(g.x.data) + first * x_row;
     product({.m = count,
-             .n = vocabulary,
+             .n = columns,
              .k = width,
              .a = {x, type, width, false},
              .b = {g.weight.data, type, width, true},
@@ -191,7 +199,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
       void* to = static_cast<char*>(dx.data) + first * width * size_of(dx.dtype);
       product({.m = count,
                .n = width,
-               .k = vocabulary,
+               .k = columns,
                .a = {g.logits.data, type, stride, false},
                .b = {g.weight.data, type, width, false},
                .c = to,
@@ -201,7 +209,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
               ctx);
     }
     if (const GradView& dweight = backward->dweight) {
-      product({.m = vocabulary,
+      product({.m = columns,
                .n = width,
                .k = count,
                .a = {g.logits.data, type, stride, true},

@@ -26,7 +26,7 @@ LinearForward prepare(Context& ctx, const Tensor& x, const Weight& w, const Tens
   y = ctx.make({x.rows(), weight.rows()}, y_type);
   check(!residual || residual.shape == y.shape, "linear: the residual {} should be {}",
         residual.shape.to_string(), y.shape.to_string());
-  return {x, weight, residual, y, {}};
+  return {x, weight, residual, y, {}, w.padded};
 }
 
 void record(Context& ctx, const LinearForward& forward, const Tensor& x, const Tensor& value,

@@ -12,9 +12,14 @@ namespace rookery {
 struct Weight {
   Tensor value;    // [N, K]: F32, F16 or BF16
   TensorView low;  // [N, K]: BF16, or empty
+  // On a GPU: behind the last row there are rows of zeros up to padded_rows(N), in its gradient's
+  // memory, too, so that products of odd sizes take the fast way.
+  bool padded = false;
 
   const TensorView& product() const { return low ? low : static_cast<const TensorView&>(value); }
 };
+
+constexpr int64_t padded_rows(int64_t rows) { return (rows + 63) / 64 * 64; }
 
 struct LinearForward {
   TensorView x;         // [T, K]
@@ -22,6 +27,7 @@ struct LinearForward {
   TensorView residual;  // [T, N], or empty
   TensorView y;         // [T, N]
   TensorView low_x;     // [T, K] BF16, scratch for bfloat16 products, or empty
+  bool padded = false;  // the weight is: see Weight
 
   template <class Visitor>
   void visit(Visitor& v) {

@@ -134,6 +134,25 @@ void check_types(const LinearForward& g) {
 
 void large(const LinearForward& g, Context& ctx) {
   const int64_t inputs = g.x.cols(), outputs = g.y.cols();
+  if (outputs % 8 != 0 && g.padded && !g.residual) {
+    // Rows of an odd length would take the slow way.
+    const int64_t columns = padded_rows(outputs), size = size_of(g.y.dtype);
+    const ArenaScope scope(*ctx.arena);
+    void* const y = ctx.arena->allocate(g.x.rows() * columns * size);
+    product({.m = g.x.rows(),
+             .n = columns,
+             .k = inputs,
+             .a = {g.x.data, g.x.dtype, inputs, false},
+             .b = {g.weight.data, g.weight.dtype, inputs, true},
+             .c = y,
+             .c_type = g.y.dtype,
+             .c_stride = columns},
+            ctx);
+    check_cuda(cudaMemcpy2DAsync(g.y.data, outputs * size, y, columns * size, outputs * size,
+                                 g.x.rows(), cudaMemcpyDeviceToDevice, stream(ctx)),
+               "cudaMemcpy2DAsync");
+    return;
+  }
   product({.m = g.x.rows(),
            .n = outputs,
            .k = inputs,

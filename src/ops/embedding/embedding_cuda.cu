@@ -135,20 +135,24 @@ __global__ void __launch_bounds__(256) add_pieces_kernel(const __grid_constant__
   if (c >= g.width) return;
   float sum[kPack];
   load_pack(g.pieces + (2 * piece + 1) * g.width + c, sum);
-  for (int64_t first = 1; first <= more; first += kAtOnce) {
+  int64_t next = 1;
+  for (; next + kAtOnce <= more + 1; next += kAtOnce) {
     float sums[kAtOnce][kPack];
 #pragma unroll
     for (int r = 0; r < kAtOnce; ++r) {
-      const int64_t next = first + r < more ? first + r : more;  // the last again: not added
-      load_pack(g.pieces + 2 * (piece + next) * g.width + c, sums[r]);
+      load_pack(g.pieces + 2 * (piece + next + r) * g.width + c, sums[r]);
     }
 #pragma unroll
     for (int r = 0; r < kAtOnce; ++r) {
 #pragma unroll
-      for (int k = 0; k < kPack; ++k) {
-        if (first + r <= more) sum[k] += sums[r][k];
-      }
+      for (int k = 0; k < kPack; ++k) sum[k] += sums[r][k];
     }
+  }
+  for (; next <= more; ++next) {
+    float other[kPack];
+    load_pack(g.pieces + 2 * (piece + next) * g.width + c, other);
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) sum[k] += other[k];
   }
   write_gradient(g.dtable, int64_t{id} * g.width + c, sum);
 }

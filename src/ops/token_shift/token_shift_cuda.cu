@@ -282,7 +282,7 @@ void with_shape(int count, int64_t width, bool aligned, const Body& body) {
 }  // namespace
 
 void token_shift_forward(const TokenShiftForward& g, Context& ctx) {
-  const int64_t rows = g.x.rows(), width = g.x.cols();
+  const int64_t rows = g.x.rows(), width = g.mix[0].count();
   if (rows > 0 && width > 0) {
     with_type(g.x.dtype, "token_shift", [&](auto type) {
       using T = decltype(type);
@@ -317,7 +317,7 @@ void token_shift_forward(const TokenShiftForward& g, Context& ctx) {
 
 void token_shift_backward(const TokenShiftBackward& g, Context& ctx) {
   const TokenShiftForward& f = g.forward;
-  const int64_t rows = f.x.rows(), width = f.x.cols();
+  const int64_t rows = f.x.rows(), width = f.mix[0].count();
   const ArenaScope scope(*ctx.arena);
   float* shares = nullptr;
   int64_t count_of_shares = 0;

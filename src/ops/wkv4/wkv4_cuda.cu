@@ -575,6 +575,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
     store_floats(saved + g.width, lane, state.b);
     store_floats(saved + 2 * g.width, lane, state.p);
   }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) w[j] = w_rows[j] * (1.0f / kForwardRows);  // exact
   float u[2];
   load_exponents(g.u, lane, u);
   int step = g.width;
@@ -870,7 +872,6 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
   const Borders borders = find_borders<kBackwardRows>(f.sequences.of_row, row, f.rows, lane_id);
   float w[2], w_rows[2], u[2];
   load_decay(f.w, lane, w);
-  load_exponents(f.u, lane, u);
 #pragma unroll
   for (int j = 0; j < 2; ++j) w_rows[j] = w[j] * kBackwardRows;
 
@@ -899,6 +900,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
   }
   renew(k, scan.zero), renew(v, scan.zero);
 
+  load_exponents(f.u, lane, u);
   int step = f.width;
   renew(step, scan.zero);
   const bool plain = borders.plain(kBackwardRows);
@@ -919,6 +921,9 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
   const Scaled gradient =
       scan_block(scan, shared.scan, ticket, kWarps - 1 - warp, lane_id, part, borders.ends != 0,
                  end > last + 1, (end - 1) / kSavedSegment - segment, w_rows);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) w[j] = w_rows[j] * (1.0f / kBackwardRows);  // exact
+  load_exponents(f.u, lane, u);
   float dw[2] = {0.0f, 0.0f}, du[2] = {0.0f, 0.0f};
   if (plain) {
     sweep_backward<false, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, rows, state,

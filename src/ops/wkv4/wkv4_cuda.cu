@@ -62,9 +62,9 @@ __device__ __forceinline__ void store_release(int* p, int x) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(x) : "memory");
 }
 
-// The compiler must take x as new: what it worked out from x before is not kept in registers for
-// later, but worked out again.
-__device__ __forceinline__ void renew(int64_t& x) { asm volatile("" : "+l"(x)); }
+// To the compiler x is new after this (it does not know that `zero` is 0): what it worked out from
+// x before is not kept in registers for later, but worked out again.
+__device__ __forceinline__ void renew(int& x, int zero) { x ^= zero; }
 
 // Two neighbouring channels of one row, as they lie in memory: half the registers for bf16.
 template <class T>
@@ -76,7 +76,7 @@ struct Raw<bfloat16> {
     x[0] = __uint_as_float(bits << 16);
     x[1] = __uint_as_float(bits & 0xffff0000u);
   }
-  __device__ void renew() { asm volatile("" : "+r"(bits)); }
+  __device__ void renew(int zero) { bits ^= static_cast<uint32_t>(zero); }
   static __device__ Raw from(bfloat16 x, bfloat16 y) {
     return {__bfloat16_as_ushort(x) | (static_cast<uint32_t>(__bfloat16_as_ushort(y)) << 16)};
   }
@@ -85,21 +85,21 @@ template <>
 struct alignas(8) Raw<float> {
   float x, y;
   __device__ void get(float (&to)[2]) const { to[0] = x, to[1] = y; }
-  __device__ void renew() {}
+  __device__ void renew(int) {}
   static __device__ Raw from(float x, float y) { return {x, y}; }
 };
 
 template <int kRows, class T>
-__device__ __forceinline__ void renew(Raw<T> (&x)[kRows]) {
+__device__ __forceinline__ void renew(Raw<T> (&x)[kRows], int zero) {
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) x[i].renew();
+  for (int i = 0; i < kRows; ++i) x[i].renew(zero);
 }
 
 // The channels of a lane, c and c + 1, of which those at width or beyond are not there.
 struct Lane {
-  int64_t c;
+  int c;
   bool in[2];
-  __device__ Lane(int64_t c, int64_t width) : c(c), in{c < width, c + 1 < width} {}
+  __device__ Lane(int c, int width) : c(c), in{c < width, c + 1 < width} {}
 };
 
 // Row accesses. kVector: the width is even and the address a multiple of two elements.
@@ -209,7 +209,7 @@ struct ForwardArgs {
   DeviceSequences sequences;
   DeviceState a_in, b_in, p_in, a_out, b_out, p_out;
   float* segment_states;
-  int64_t rows, width;
+  int rows, width;
 
   explicit ForwardArgs(const Wkv4Forward& g)
       : w(static_cast<const float*>(g.w.data)),
@@ -225,8 +225,8 @@ struct ForwardArgs {
         b_out(g.b_out),
         p_out(g.p_out),
         segment_states(static_cast<float*>(g.segment_states.data)),
-        rows(g.k.rows()),
-        width(g.w.count()) {}
+        rows(static_cast<int>(g.k.rows())),
+        width(static_cast<int>(g.w.count())) {}
 };
 template <class T>
 struct BackwardArgs {
@@ -304,26 +304,38 @@ struct Borders {
   __device__ int last_start(int i) const { return 31 - __clz(starts & ((2u << i) - 1u)); }
 };
 template <int kRows>
-__device__ __forceinline__ Borders find_borders(const int32_t* of_row, int64_t row, int64_t rows,
+__device__ __forceinline__ Borders find_borders(const int32_t* of_row, int row, int rows,
                                                 int lane) {
   static_assert(kRows + 2 <= kWarp);
   // Lane l looks at the row before row + l.
-  const int64_t t = row - 1 + lane;
+  const int t = row - 1 + lane;
   const int sequence = lane < kRows + 2 && t >= 0 && t < rows ? of_row[t] : -1;
   const int before = __shfl_up_sync(kAllLanes, sequence, 1);
   const unsigned differ = __ballot_sync(kAllLanes, lane > 0 && sequence != before);
-  const int64_t left = rows - row;
-  const int count = left < 0 ? 0 : left > kRows ? kRows : static_cast<int>(left);
+  const int left = rows - row, count = left < 0 ? 0 : left > kRows ? kRows : left;
   const unsigned there = (1u << count) - 1u;
   return {differ >> 1 & there, differ >> 2 & there, count};
 }
 
-// What a warp's rows add to the state: all of it if a sequence starts in them, `initial` being the
-// state that the last of those starts from.
-template <int kRows, class T>
-__device__ __forceinline__ Scaled added_by(Raw<T> (&k)[kRows], const Raw<T> (&v)[kRows],
+// Row i of a warp's: from its registers; or, since those have no index, from memory again, for
+// loops that are not unrolled.
+template <bool kAgain, bool kVector, int kRows, class T>
+__device__ __forceinline__ void row_of(const Raw<T> (&rows)[kRows], const T* p, int64_t step,
+                                       const Lane& lane, int i, float (&x)[2]) {
+  if constexpr (kAgain) {
+    load_row<kVector>(p + step * i, lane, true).get(x);
+  } else {
+    rows[i].get(x);
+  }
+}
+
+// What a warp's rows, the first at element `at`, add to the state: all of it if a sequence starts
+// in them, `initial` [3, kChannels] being the state that the last of those starts from.
+template <bool kVector, int kRows, class T>
+__device__ __forceinline__ Scaled added_by(const ForwardArgs<T>& g, Raw<T> (&k)[kRows],
+                                           const Raw<T> (&v)[kRows], int64_t at, const Lane& lane,
                                            const float (&w)[2], const Borders& borders,
-                                           const Scaled& initial) {
+                                           const float* initial, int lane_id, int zero) {
   const int start = borders.last_start(kRows - 1);
   Scaled s;
   if (borders.count == kRows && start <= 0) {
@@ -335,7 +347,7 @@ __device__ __forceinline__ Scaled added_by(Raw<T> (&k)[kRows], const Raw<T> (&v)
 #pragma unroll
       for (int j = 0; j < 2; ++j) s.p[j] = fmaxf(s.p[j] + w[j], kt[j] * kLog2E);
     }
-    renew(k);
+    renew(k, zero);
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       float kt[2], vt[2];
@@ -348,14 +360,14 @@ __device__ __forceinline__ Scaled added_by(Raw<T> (&k)[kRows], const Raw<T> (&v)
         s.b[j] += e;
       }
     }
-    return start == 0 ? combine(initial, w, kRows, s) : s;
+    return start == 0 ? combine(Scaled::get(initial, lane_id), w, kRows, s) : s;
   }
-  if (start >= 0) s = initial;
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    if (i < start || i >= borders.count) continue;
+  if (start >= 0) s = Scaled::get(initial, lane_id);
+#pragma unroll 1
+  for (int i = max(start, 0); i < borders.count; ++i) {
     float kt[2], vt[2];
-    k[i].get(kt), v[i].get(vt);
+    row_of<true, kVector>(k, g.k + at, g.width, lane, i, kt);
+    row_of<true, kVector>(v, g.v + at, g.width, lane, i, vt);
 #pragma unroll
     for (int j = 0; j < 2; ++j) advance(s, j, w[j], kt[j] * kLog2E, vt[j]);
   }
@@ -367,7 +379,8 @@ struct Scan {
   int* ticket;
   int* flags;     // [orders, groups]
   float* shares;  // [orders, groups, 2, 3, kChannels] what rows add; the whole state after them
-  int64_t orders, groups;
+  int orders, groups;
+  int zero;  // for renew()
 };
 enum Flag : int { kNothing, kShare, kWhole };
 
@@ -379,14 +392,17 @@ struct ScanShared {
 };
 
 // The next item, for the whole block.
-__device__ __forceinline__ int64_t take_ticket(const Scan& scan, ScanShared& shared) {
+__device__ __forceinline__ int take_ticket(const Scan& scan, ScanShared& shared) {
   if (threadIdx.x == 0) shared.ticket = atomicAdd(scan.ticket, 1);
   __syncthreads();
   return shared.ticket;
 }
-__device__ __forceinline__ void publish(const Scan& scan, int64_t item, Flag flag, const Scaled& s,
+__device__ __forceinline__ float* shares_of(const Scan& scan, int item, int flag) {
+  return scan.shares + (int64_t{2} * item + flag - kShare) * (3 * kChannels);
+}
+__device__ __forceinline__ void publish(const Scan& scan, int item, Flag flag, const Scaled& s,
                                         int lane) {
-  s.put(scan.shares + (2 * item + flag - kShare) * 3 * kChannels, lane);
+  s.put(shares_of(scan, item, flag), lane);
   __syncwarp();
   if (lane == 0) store_release(scan.flags + item, flag);
 }
@@ -398,12 +414,14 @@ __device__ __forceinline__ Scaled gather(const ScanShared& shared, unsigned clos
   const unsigned before = closed & ((1u << end) - 1u);
   const int begin = before == 0 ? 0 : 31 - __clz(before);
   Scaled s;
+#pragma unroll 1  // registers
   for (int i = begin; i < end; ++i) {
     float p[2];
     get(shared.part[i][2], lane, p);
 #pragma unroll
     for (int j = 0; j < 2; ++j) s.p[j] = fmaxf(s.p[j] + w[j], p[j]);
   }
+#pragma unroll 1  // registers
   for (int i = begin; i < end; ++i) {
     const Scaled part = Scaled::get(shared.part[i][0], lane);
 #pragma unroll
@@ -429,9 +447,9 @@ __device__ __forceinline__ unsigned share_parts(ScanShared& shared, int place, i
 // The state that comes to this warp, at `place` of its block's scan, given what each warp adds.
 // `open`: the state before the block matters (as the warp at place 0 says); `distance`: as many
 // items back one publishes its whole state at once. Every thread of a block calls this.
-__device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& shared, int64_t ticket,
+__device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& shared, int ticket,
                                              int place, int lane, const Scaled& part, bool closed,
-                                             bool open, int64_t distance, const float (&w)[2]) {
+                                             bool open, int distance, const float (&w)[2]) {
   const bool last = ticket / scan.groups == scan.orders - 1;
   if (place == 0 && lane == 0) shared.open = open ? 1 : 0;
   const unsigned closed_warps = share_parts(shared, place, lane, part, closed);
@@ -443,9 +461,9 @@ __device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& share
   }
   if (shared.open == 0) return before;
   __syncthreads();  // the parts are read, and their memory takes those of the blocks before
-  const int window = distance < kWarps ? static_cast<int>(distance) : kWarps;
+  const int window = min(distance, kWarps);
   if (place < window) {
-    const int64_t item = ticket - (place + 1) * scan.groups;
+    const int item = ticket - (place + 1) * scan.groups;
     // One whole state is needed, and the last of the window will have it.
     const int wanted = place == window - 1 ? kWhole : kShare;
     if (lane == 0) {  // for all lanes: they must not see different flags
@@ -455,8 +473,7 @@ __device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& share
     }
     __syncwarp();
     const int flag = shared.flags[place];
-    Scaled::get(scan.shares + (2 * item + flag - kShare) * 3 * kChannels, lane)
-        .put(shared.part[place][0], lane);
+    Scaled::get(shares_of(scan, item, flag), lane).put(shared.part[place][0], lane);
   }
   __syncthreads();
   Scaled whole;
@@ -465,6 +482,7 @@ __device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& share
         __ballot_sync(kAllLanes, lane < window && shared.flags[lane % kWarps] == kWhole);
     int i = __ffs(static_cast<int>(wholes)) - 1;
     Scaled carried = Scaled::get(shared.part[i][0], lane);
+#pragma unroll 1
     while (--i >= 0) carried = combine(carried, w, kWarps, Scaled::get(shared.part[i][0], lane));
     if (!last) whole = combine(carried, w, kWarps, Scaled::get(shared.carried[0], lane));
     carried.put(shared.carried[0], lane);
@@ -487,28 +505,29 @@ struct ForwardShared {
 template <bool kBorders, bool kVector, class T>
 __device__ __forceinline__ void walk_rows(const ForwardArgs<T>& g, const Raw<T> (&k)[kForwardRows],
                                           const Raw<T> (&v)[kForwardRows], const float (&w)[2],
-                                          const float (&u)[2], const Borders& borders, int64_t row,
-                                          const Lane& lane, const Scaled& initial, Scaled state) {
-  int64_t step = g.width;
-  renew(step);
-  T* y = g.y + row * step + lane.c;
+                                          const float (&u)[2], const Borders& borders, int row,
+                                          int step, const Lane& lane, int lane_id,
+                                          const float* initial, Scaled state) {
+  const int64_t at = int64_t{row} * step + lane.c;
+  const int rows = kBorders ? borders.count : kForwardRows;
   const int last_start = borders.last_start(kForwardRows - 1);
-  if (!kBorders && borders.starts_at(0)) state = initial;
-#pragma unroll
-  for (int i = 0; i < kForwardRows; ++i) {
-    if (kBorders && i >= borders.count) continue;
+  if (!kBorders && borders.starts_at(0)) state = Scaled::get(initial, lane_id);
+#pragma unroll(kBorders ? 1 : kForwardRows)
+  for (int i = 0; i < rows; ++i) {
     if (kBorders && borders.starts_at(i)) {
-      state = i == last_start ? initial : state_before(g, g.sequences.of_row[row + i], lane);
+      state = i == last_start ? Scaled::get(initial, lane_id)
+                              : state_before(g, g.sequences.of_row[row + i], lane);
     }
     float kt[2], vt[2], yt[2];
-    k[i].get(kt), v[i].get(vt);
+    row_of<kBorders, kVector>(k, g.k + at, step, lane, i, kt);
+    row_of<kBorders, kVector>(v, g.v + at, step, lane, i, vt);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const ScaledPair e = scale_pair(state.p[j], fmaf(kt[j], kLog2E, u[j]));
       yt[j] = fmaf(e.x, state.a[j], e.y * vt[j]) * reciprocal(fmaf(e.x, state.b[j], e.y));
       advance(state, j, w[j], kt[j] * kLog2E, vt[j]);
     }
-    store_row<kVector>(y + i * step, lane, yt[0], yt[1]);
+    store_row<kVector>(g.y + at + int64_t{step} * i, lane, yt[0], yt[1]);
     if (kBorders && borders.ends_at(i)) leave_state(g, g.sequences.of_row[row + i], lane, state);
   }
   if (!kBorders && borders.ends_at(kForwardRows - 1)) {
@@ -520,52 +539,52 @@ template <class T, bool kVector>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
     wkv4_forward_kernel(const ForwardArgs<T> g, const Scan scan) {
   __shared__ ForwardShared shared;
-  const int64_t ticket = take_ticket(scan, shared.scan);
+  const int ticket = take_ticket(scan, shared.scan);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane_id = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t segment = ticket / scan.groups, first = segment * kForwardSegment;
-  const int64_t row = first + warp * kForwardRows;
+  const int segment = ticket / scan.groups, first = segment * kForwardSegment;
+  const int row = first + warp * kForwardRows;
   const Lane lane(ticket % scan.groups * kChannels + 2 * lane_id, g.width);
   Raw<T> k[kForwardRows], v[kForwardRows];
-  {
-    const int64_t at = row * g.width + lane.c;
+  const int64_t at = int64_t{row} * g.width + lane.c;
 #pragma unroll
-    for (int i = 0; i < kForwardRows; ++i) {
-      k[i] = load_row<kVector>(g.k + at + i * g.width, lane, row + i < g.rows);
-      v[i] = load_row<kVector>(g.v + at + i * g.width, lane, row + i < g.rows);
-    }
+  for (int i = 0; i < kForwardRows; ++i) {
+    k[i] = load_row<kVector>(g.k + at + int64_t{g.width} * i, lane, row + i < g.rows);
+    v[i] = load_row<kVector>(g.v + at + int64_t{g.width} * i, lane, row + i < g.rows);
   }
   const Borders borders = find_borders<kForwardRows>(g.sequences.of_row, row, g.rows, lane_id);
-  const int64_t begin = g.sequences.offsets[g.sequences.of_row[first]];
+  const int begin = static_cast<int>(g.sequences.offsets[g.sequences.of_row[first]]);
   float w[2], w_rows[2];
   load_decay(g.w, lane, w);
 #pragma unroll
   for (int j = 0; j < 2; ++j) w_rows[j] = w[j] * kForwardRows;
 
-  Scaled initial;
+  float* initial = shared.initial[warp][0];
   if (borders.starts != 0) {
-    const int64_t start = row + borders.last_start(kForwardRows - 1);
-    initial = state_before(g, g.sequences.of_row[start], lane);
-    initial.put(shared.initial[warp][0], lane_id);
+    const int start = row + borders.last_start(kForwardRows - 1);
+    state_before(g, g.sequences.of_row[start], lane).put(initial, lane_id);
   }
-  const Scaled part = added_by(k, v, w, borders, initial);
+  const Scaled part = added_by<kVector>(g, k, v, at, lane, w, borders, initial, lane_id, scan.zero);
   Scaled state = scan_block(scan, shared.scan, ticket, warp, lane_id, part, borders.starts != 0,
                             begin != first, segment - begin / kForwardSegment, w_rows);
-  renew(k), renew(v);
+  renew(k, scan.zero), renew(v, scan.zero);
   if (borders.count == 0) return;
   if (g.segment_states != nullptr && warp % (kSavedSegment / kForwardRows) == 0) {
-    float* saved = g.segment_states + row / kSavedSegment * 3 * g.width;
+    float* saved = g.segment_states + int64_t{row / kSavedSegment} * 3 * g.width;
     store_floats(saved, lane, state.a);
     store_floats(saved + g.width, lane, state.b);
     store_floats(saved + 2 * g.width, lane, state.p);
   }
-  if (borders.starts != 0) initial = Scaled::get(shared.initial[warp][0], lane_id);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) w[j] = w_rows[j] * (1.0f / kForwardRows);  // exact
   float u[2];
   load_exponents(g.u, lane, u);
+  int step = g.width;
+  renew(step, scan.zero);
   if (borders.plain(kForwardRows)) {
-    walk_rows<false, kVector>(g, k, v, w, u, borders, row, lane, initial, state);
+    walk_rows<false, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, initial, state);
   } else {
-    walk_rows<true, kVector>(g, k, v, w, u, borders, row, lane, initial, state);
+    walk_rows<true, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, initial, state);
   }
 }
 
@@ -575,7 +594,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
 template <class T>
 __global__ void __launch_bounds__(kWalkThreads)
     wkv4_walk_kernel(const ForwardArgs<T> g, int64_t chunk) {
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kWalkThreads + threadIdx.x;
+  const int c = static_cast<int>(blockIdx.x * kWalkThreads + threadIdx.x);
   if (c >= g.width) return;
   const float w = g.w[c] < kLowestDecay ? kLowestDecay : g.w[c], u = g.u[c];
   const auto scale = [](float x, float y) {
@@ -624,7 +643,7 @@ __global__ void __launch_bounds__(kWalkThreads)
 // A sequence of no tokens leaves its state as it was.
 template <class T>
 __global__ void pass_states_kernel(const ForwardArgs<T> g) {
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kWalkThreads + threadIdx.x;
+  const int c = static_cast<int>(blockIdx.x * kWalkThreads + threadIdx.x);
   const int64_t s = blockIdx.y;
   if (c >= g.width || g.sequences.offsets[s] != g.sequences.offsets[s + 1]) return;
   const int64_t in = g.a_in.data != nullptr ? g.sequences.slot_in[s] : -1;
@@ -636,7 +655,7 @@ __global__ void pass_states_kernel(const ForwardArgs<T> g) {
 }
 template <class T>
 __global__ void pass_state_gradients_kernel(const BackwardArgs<T> g) {
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kWalkThreads + threadIdx.x;
+  const int c = static_cast<int>(blockIdx.x * kWalkThreads + threadIdx.x);
   const int64_t s = blockIdx.y;
   const DeviceSequences& sequences = g.forward.sequences;
   if (c >= g.forward.width || sequences.offsets[s] != sequences.offsets[s + 1]) return;
@@ -702,23 +721,26 @@ __device__ __forceinline__ void leave_gradient(const BackwardArgs<T>& g, int seq
 // From the state before a warp's rows to that after them. Fills `rows` [kBackwardRows, 3,
 // kChannels]; `part` is what the outputs, up to the first end of a sequence, add to the gradient of
 // the state before the rows.
-template <bool kBorders, class T>
+template <bool kBorders, bool kVector, class T>
 __device__ __forceinline__ void sweep_forward(
     const BackwardArgs<T>& g, const Raw<T> (&k)[kBackwardRows], const Raw<T> (&v)[kBackwardRows],
     const Raw<T> (&dy)[kBackwardRows], const float (&w)[2], const float (&u)[2],
-    const Borders& borders, int64_t row, const Lane& lane, int lane_id, float* rows, Scaled& state,
-    Scaled& part) {
+    const Borders& borders, int row, int step, const Lane& lane, int lane_id, float* rows,
+    Scaled& state, Scaled& part) {
+  const int64_t at = int64_t{row} * step + lane.c;
+  const int count = kBorders ? borders.count : kBackwardRows;
   const int32_t* of_row = g.forward.sequences.of_row;
   if (!kBorders && borders.starts_at(0)) state = state_before(g.forward, of_row[row], lane);
   bool ended = false;
-#pragma unroll
-  for (int i = 0; i < kBackwardRows; ++i) {
-    if (kBorders && i >= borders.count) continue;
+#pragma unroll(kBorders ? 1 : kBackwardRows)
+  for (int i = 0; i < count; ++i) {
     if (kBorders && borders.starts_at(i)) {
       state = state_before(g.forward, of_row[row + i], lane);
     }
     float kt[2], vt[2], dyt[2], q[2], r[2], yt[2];
-    k[i].get(kt), v[i].get(vt), dy[i].get(dyt);
+    row_of<kBorders, kVector>(k, g.forward.k + at, step, lane, i, kt);
+    row_of<kBorders, kVector>(v, g.forward.v + at, step, lane, i, vt);
+    row_of<kBorders, kVector>(dy, g.dy + at, step, lane, i, dyt);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const ScaledPair e = scale_pair(state.p[j], fmaf(kt[j], kLog2E, u[j]));
@@ -760,13 +782,11 @@ __device__ __forceinline__ void sweep_forward(
 template <bool kBorders, bool kVector, class T>
 __device__ __forceinline__ void sweep_backward(
     const BackwardArgs<T>& g, const Raw<T> (&k)[kBackwardRows], const Raw<T> (&v)[kBackwardRows],
-    const float (&w)[2], const float (&u)[2], const Borders& borders, int64_t row, const Lane& lane,
-    int lane_id, const float* rows, const Scaled& state, Scaled gradient, float (&dw)[2],
-    float (&du)[2]) {
+    const float (&w)[2], const float (&u)[2], const Borders& borders, int row, int step,
+    const Lane& lane, int lane_id, const float* rows, const Scaled& state, Scaled gradient,
+    float (&dw)[2], float (&du)[2]) {
   const int32_t* of_row = g.forward.sequences.of_row;
-  int64_t step = g.forward.width;
-  renew(step);
-  const int64_t at = row * step + lane.c;
+  const int64_t at = int64_t{row} * step + lane.c;
   // Rows of the run that ends at row i.
   const auto length = [&](int i) {
     const int start = borders.last_start(i);
@@ -781,9 +801,8 @@ __device__ __forceinline__ void sweep_backward(
     dw[j] = rows_there * product * exp2_fast(state.p[j] + gradient.p[j]);
     du[j] = 0.0f;
   }
-#pragma unroll
-  for (int i = kBackwardRows - 1; i >= 0; --i) {
-    if (kBorders && i >= borders.count) continue;
+#pragma unroll(kBorders ? 1 : kBackwardRows)
+  for (int i = last; i >= 0; --i) {
     const float place = kBorders ? length(i) : static_cast<float>(i + 1);
     if (kBorders && i != last && borders.ends_at(i)) {
       gradient = gradient_after(g, of_row[row + i], lane);
@@ -793,7 +812,8 @@ __device__ __forceinline__ void sweep_backward(
       for (int j = 0; j < 2; ++j) dw[j] = fmaf(place, product[j], dw[j]);
     }
     float kt[2], vt[2], q[2], r[2], yt[2], dk[2], dv[2];
-    k[i].get(kt), v[i].get(vt);
+    row_of<kBorders, kVector>(k, g.forward.k + at, step, lane, i, kt);
+    row_of<kBorders, kVector>(v, g.forward.v + at, step, lane, i, vt);
     get(rows + (3 * i) * kChannels, lane_id, q);
     get(rows + (3 * i + 1) * kChannels, lane_id, r);
     get(rows + (3 * i + 2) * kChannels, lane_id, yt);
@@ -814,7 +834,7 @@ __device__ __forceinline__ void sweep_backward(
       gradient.b[j] = fmaf(e.x, gradient.b[j], -share * yt[j]);
       gradient.p[j] = e.maximum;
     }
-    const int64_t here = at + i * step;
+    const int64_t here = at + int64_t{step} * i;
     if (g.dk != nullptr) {
       store_gradient_row<kVector>(g.dk + here, lane, g.accumulate_dk, dk[0], dk[1]);
     }
@@ -834,76 +854,83 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
   extern __shared__ float4 memory[];
   BackwardShared& shared = *reinterpret_cast<BackwardShared*>(memory);
   const ForwardArgs<T>& f = g.forward;
-  const int64_t ticket = take_ticket(scan, shared.scan);
+  const int ticket = take_ticket(scan, shared.scan);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane_id = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t segment = scan.orders - 1 - ticket / scan.groups, first = segment * kSavedSegment;
-  const int64_t row = first + warp * kBackwardRows;
+  const int segment = scan.orders - 1 - ticket / scan.groups, first = segment * kSavedSegment;
+  const int row = first + warp * kBackwardRows;
   const Lane lane(ticket % scan.groups * kChannels + 2 * lane_id, f.width);
   Raw<T> k[kBackwardRows], v[kBackwardRows], dy[kBackwardRows];
-  {
-    const int64_t at = row * f.width + lane.c;
+  const int64_t at = int64_t{row} * f.width + lane.c;
 #pragma unroll
-    for (int i = 0; i < kBackwardRows; ++i) {
-      const bool there = row + i < f.rows;
-      k[i] = load_row<kVector>(f.k + at + i * f.width, lane, there);
-      v[i] = load_row<kVector>(f.v + at + i * f.width, lane, there);
-      dy[i] = load_row<kVector>(g.dy + at + i * f.width, lane, there);
-    }
+  for (int i = 0; i < kBackwardRows; ++i) {
+    const bool there = row + i < f.rows;
+    k[i] = load_row<kVector>(f.k + at + int64_t{f.width} * i, lane, there);
+    v[i] = load_row<kVector>(f.v + at + int64_t{f.width} * i, lane, there);
+    dy[i] = load_row<kVector>(g.dy + at + int64_t{f.width} * i, lane, there);
   }
   const Borders borders = find_borders<kBackwardRows>(f.sequences.of_row, row, f.rows, lane_id);
   float w[2], w_rows[2], u[2];
   load_decay(f.w, lane, w);
-  load_exponents(f.u, lane, u);
 #pragma unroll
   for (int j = 0; j < 2; ++j) w_rows[j] = w[j] * kBackwardRows;
 
+  float* rows = shared.rows[warp][0][0];
   // The state before the warp's rows.
   Scaled state;
   {
-    Scaled saved, initial;
-    if (f.sequences.offsets[f.sequences.of_row[first]] != first) {
-      const float* states = f.segment_states + segment * 3 * f.width;
+    float* initial = rows;  // not in use yet
+    if (borders.starts != 0) {
+      const int start = row + borders.last_start(kBackwardRows - 1);
+      state_before(f, f.sequences.of_row[start], lane).put(initial, lane_id);
+    }
+    const Scaled part =
+        added_by<kVector>(f, k, v, at, lane, w, borders, initial, lane_id, scan.zero);
+    const unsigned closed = share_parts(shared.scan, warp, lane_id, part, borders.starts != 0);
+    state = gather(shared.scan, closed, warp, w_rows, lane_id);
+    // Nothing has been saved that matters where a sequence starts with the segment.
+    if ((closed & ((1u << warp) - 1u)) == 0 && !borders.starts_at(0)) {
+      const float* states = f.segment_states + int64_t{segment} * 3 * f.width;
+      Scaled saved;
       load_floats(states, lane, saved.a);
       load_floats(states + f.width, lane, saved.b);
       load_floats(states + 2 * f.width, lane, saved.p);
-    }
-    if (borders.starts != 0) {
-      const int64_t start = row + borders.last_start(kBackwardRows - 1);
-      initial = state_before(f, f.sequences.of_row[start], lane);
-    }
-    const Scaled part = added_by(k, v, w, borders, initial);
-    const unsigned closed = share_parts(shared.scan, warp, lane_id, part, borders.starts != 0);
-    state = gather(shared.scan, closed, warp, w_rows, lane_id);
-    if ((closed & ((1u << warp) - 1u)) == 0) {
       state = combine(saved, w_rows, static_cast<float>(warp), state);
     }
   }
-  renew(k), renew(v);
+  renew(k, scan.zero), renew(v, scan.zero);
 
-  float* rows = shared.rows[warp][0][0];
+  load_exponents(f.u, lane, u);
+  int step = f.width;
+  renew(step, scan.zero);
   const bool plain = borders.plain(kBackwardRows);
   Scaled part;
   if (plain) {
-    sweep_forward<false>(g, k, v, dy, w, u, borders, row, lane, lane_id, rows, state, part);
+    sweep_forward<false, kVector>(g, k, v, dy, w, u, borders, row, step, lane, lane_id, rows, state,
+                                  part);
   } else {
-    sweep_forward<true>(g, k, v, dy, w, u, borders, row, lane, lane_id, rows, state, part);
+    sweep_forward<true, kVector>(g, k, v, dy, w, u, borders, row, step, lane, lane_id, rows, state,
+                                 part);
   }
-  renew(k), renew(v);
+  renew(k, scan.zero), renew(v, scan.zero);
+  renew(step, scan.zero);
   __syncthreads();  // the parts of the state are read, and their memory takes those of the gradient
-  const int64_t last = first + kSavedSegment - 1;
-  int64_t end = 0;  // of the sequence that the segment's last row belongs to
-  if (last < f.rows) end = f.sequences.offsets[f.sequences.of_row[last] + 1];
+  const int last = first + kSavedSegment - 1;
+  int end = 0;  // of the sequence that the segment's last row belongs to
+  if (last < f.rows) end = static_cast<int>(f.sequences.offsets[f.sequences.of_row[last] + 1]);
   const Scaled gradient =
       scan_block(scan, shared.scan, ticket, kWarps - 1 - warp, lane_id, part, borders.ends != 0,
                  end > last + 1, (end - 1) / kSavedSegment - segment, w_rows);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) w[j] = w_rows[j] * (1.0f / kBackwardRows);  // exact
+  load_exponents(f.u, lane, u);
   float dw[2] = {0.0f, 0.0f}, du[2] = {0.0f, 0.0f};
   if (plain) {
-    sweep_backward<false, kVector>(g, k, v, w, u, borders, row, lane, lane_id, rows, state,
+    sweep_backward<false, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, rows, state,
                                    gradient, dw, du);
   } else if (borders.count > 0) {
-    sweep_backward<true, kVector>(g, k, v, w, u, borders, row, lane, lane_id, rows, state, gradient,
-                                  dw, du);
+    sweep_backward<true, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, rows, state,
+                                  gradient, dw, du);
   }
   __syncthreads();  // the parts of the gradient are read
   put(shared.scan.part[warp][0], lane_id, dw);
@@ -916,7 +943,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
       get(shared.scan.part[i][warp], lane_id, x);
       sum[0] += x[0], sum[1] += x[1];
     }
-    store_floats(g.partial + (2 * segment + warp) * f.width, lane, sum);
+    store_floats(g.partial + int64_t{2 * segment + warp} * f.width, lane, sum);
   }
 }
 
@@ -944,11 +971,9 @@ __global__ void __launch_bounds__(kWarp* kSumRows)
 // ends, and after that in the order of the stream.
 Scan make_scan(int64_t rows, int64_t width, int64_t segment_rows, Context& ctx) {
   Scan scan{};
-  scan.orders = ceil_div(rows, segment_rows);
-  scan.groups = ceil_div(width, kChannels);
-  const int64_t items = scan.orders * scan.groups;
-  check(items < int64_t{1} << 31, "wkv4: {} tokens of {} channels are too many for one call", rows,
-        width);
+  scan.orders = static_cast<int>(ceil_div(rows, segment_rows));
+  scan.groups = static_cast<int>(ceil_div(width, kChannels));
+  const int64_t items = int64_t{scan.orders} * scan.groups;
   const int64_t bytes = (items + 1) * static_cast<int64_t>(sizeof(int));
   scan.ticket = static_cast<int*>(ctx.arena->allocate(bytes));
   scan.flags = scan.ticket + 1;
@@ -956,6 +981,13 @@ Scan make_scan(int64_t rows, int64_t width, int64_t segment_rows, Context& ctx) 
       ctx.arena->allocate(items * 2 * 3 * kChannels * static_cast<int64_t>(sizeof(float))));
   check_cuda(cudaMemsetAsync(scan.ticket, 0, bytes, stream(ctx)), "wkv4: zeroing");
   return scan;
+}
+
+// Rows, channels and blocks are counted with 32 bits.
+void check_size(const Wkv4Forward& g) {
+  const int64_t rows = g.k.rows(), width = g.w.count();
+  check(rows < int64_t{1} << 30 && width < int64_t{1} << 30 && rows * width < int64_t{1} << 40,
+        "wkv4: {} tokens of {} channels are too many for one call on the GPU", rows, width);
 }
 
 // Whether a sequence has no tokens: the kernels find sequences by their rows and do not see it.
@@ -976,6 +1008,7 @@ bool is_paired(const TensorView& x) { return is_aligned(x.data, 2 * size_of(x.dt
 
 template <class T>
 void forward(const Wkv4Forward& g, Context& ctx) {
+  check_size(g);
   const ForwardArgs<T> args(g);
   if (args.width == 0) return;
   if (g.a_out && has_empty(g.sequences)) {
@@ -994,7 +1027,7 @@ void forward(const Wkv4Forward& g, Context& ctx) {
   }
   const ArenaScope scope(*ctx.arena);
   const Scan scan = make_scan(args.rows, args.width, kForwardSegment, ctx);
-  const auto blocks = static_cast<unsigned>(scan.orders * scan.groups);
+  const auto blocks = static_cast<unsigned>(scan.orders) * static_cast<unsigned>(scan.groups);
   const bool vector = args.width % 2 == 0 && is_paired(g.k) && is_paired(g.v) && is_paired(g.y);
   const auto kernel = vector ? wkv4_forward_kernel<T, true> : wkv4_forward_kernel<T, false>;
   kernel<<<blocks, kThreads, 0, stream(ctx)>>>(args, scan);
@@ -1003,6 +1036,7 @@ void forward(const Wkv4Forward& g, Context& ctx) {
 
 template <class T>
 void backward(const Wkv4Backward& g, Context& ctx) {
+  check_size(g.forward);
   const int64_t rows = g.forward.k.rows(), width = g.forward.w.count();
   if (width == 0) return;
   const ArenaScope scope(*ctx.arena);
@@ -1017,7 +1051,7 @@ void backward(const Wkv4Backward& g, Context& ctx) {
   }
   if (rows > 0) {
     const Scan scan = make_scan(rows, width, kSavedSegment, ctx);
-    const auto blocks = static_cast<unsigned>(scan.orders * scan.groups);
+    const auto blocks = static_cast<unsigned>(scan.orders) * static_cast<unsigned>(scan.groups);
     const bool vector = width % 2 == 0 && is_paired(g.forward.k) && is_paired(g.forward.v) &&
                         is_paired(g.dy) && is_paired(g.dk) && is_paired(g.dv);
     const auto kernel = vector ? wkv4_backward_kernel<T, true> : wkv4_backward_kernel<T, false>;

@@ -1,0 +1,389 @@
+// WKV-4 on the GPU, backward: in parallel over time, from the end; wkv4_cuda.cuh says how.
+#include "ops/wkv4/wkv4_cuda.cuh"
+
+namespace rookery::cuda {
+namespace wkv4 {
+namespace {
+
+template <class T>
+struct BackwardArgs {
+  ForwardArgs<T> forward;
+  const T* dy;
+  T *dk, *dv;
+  bool accumulate_dk, accumulate_dv;
+  DeviceState da_out, db_out, da_in, db_in;
+  float* partial;  // [segments, 2, A] shares of dw and du
+
+  BackwardArgs(const Wkv4Backward& g, float* partial)
+      : forward(g.forward),
+        dy(static_cast<const T*>(g.dy.data)),
+        dk(static_cast<T*>(g.dk.data)),
+        dv(static_cast<T*>(g.dv.data)),
+        accumulate_dk(g.dk.accumulate),
+        accumulate_dv(g.dv.accumulate),
+        da_out(g.da_out),
+        db_out(g.db_out),
+        da_in(g.da_in),
+        db_in(g.db_in),
+        partial(partial) {}
+};
+
+template <class T>
+__global__ void pass_state_gradients_kernel(const BackwardArgs<T> g) {
+  const int c = static_cast<int>(blockIdx.x * kWalkThreads + threadIdx.x);
+  const int64_t s = blockIdx.y;
+  const DeviceSequences& sequences = g.forward.sequences;
+  if (c >= g.forward.width || sequences.offsets[s] != sequences.offsets[s + 1]) return;
+  const int64_t in = sequences.slot_in[s];
+  const int64_t out = g.da_out.data != nullptr ? sequences.slot_out[s] : -1;
+  if (in < 0) return;
+  g.da_in.at(in, c) = out < 0 ? 0.0f : g.da_out.at(out, c);
+  g.db_in.at(in, c) = out < 0 ? 0.0f : g.db_out.at(out, c);
+}
+
+struct BackwardShared {
+  ScanShared scan;
+  // Of each row: the exponent of its denominator, dy / denominator, y. A lane's own.
+  float rows[kWarps][kBackwardRows][3][kChannels];
+};
+
+// The gradient of a sequence's final state: a and b are given in the gauge p.
+template <class T>
+__device__ __forceinline__ Scaled gradient_after(const BackwardArgs<T>& g, int sequence,
+                                                 const Lane& lane) {
+  Scaled s;
+  const int64_t slot = g.da_out.data != nullptr ? g.forward.sequences.slot_out[sequence] : -1;
+  if (slot >= 0) {
+    load_floats(&g.da_out.at(slot, 0), lane, s.a);
+    load_floats(&g.db_out.at(slot, 0), lane, s.b);
+    load_exponents(&g.forward.p_out.at(slot, 0), lane, s.p);
+    s.p[0] = -s.p[0], s.p[1] = -s.p[1];
+  }
+  return s;
+}
+// The product of a sequence's final state and its gradient.
+template <class T>
+__device__ __forceinline__ void product_after(const BackwardArgs<T>& g, int sequence,
+                                              const Lane& lane, float (&x)[2]) {
+  x[0] = x[1] = 0.0f;
+  const int64_t slot = g.da_out.data != nullptr ? g.forward.sequences.slot_out[sequence] : -1;
+  if (slot < 0) return;
+  float a[2], b[2], da[2], db[2];
+  load_floats(&g.da_out.at(slot, 0), lane, da);
+  load_floats(&g.db_out.at(slot, 0), lane, db);
+  load_floats(&g.forward.a_out.at(slot, 0), lane, a);
+  load_floats(&g.forward.b_out.at(slot, 0), lane, b);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) x[j] = fmaf(a[j], da[j], b[j] * db[j]);
+}
+template <class T>
+__device__ __forceinline__ void leave_gradient(const BackwardArgs<T>& g, int sequence,
+                                               const Lane& lane, const Scaled& gradient) {
+  const int64_t slot = g.da_in.data != nullptr ? g.forward.sequences.slot_in[sequence] : -1;
+  if (slot < 0) return;
+  float p[2], da[2], db[2];
+  load_exponents(&g.forward.p_in.at(slot, 0), lane, p);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const float scale = exp2_fast(gradient.p[j] + p[j]);
+    da[j] = gradient.a[j] * scale;
+    db[j] = gradient.b[j] * scale;
+  }
+  store_floats(&g.da_in.at(slot, 0), lane, da);
+  store_floats(&g.db_in.at(slot, 0), lane, db);
+}
+
+// From the state before a warp's rows to that after them. Fills `rows` [kBackwardRows, 3,
+// kChannels]; `part` is what the outputs, up to the first end of a sequence, add to the gradient of
+// the state before the rows.
+template <bool kBorders, bool kVector, class T>
+__device__ __forceinline__ void sweep_forward(
+    const BackwardArgs<T>& g, const Raw<T> (&k)[kBackwardRows], const Raw<T> (&v)[kBackwardRows],
+    const Raw<T> (&dy)[kBackwardRows], const float (&w)[2], const float (&u)[2],
+    const Borders& borders, int row, int step, const Lane& lane, int lane_id, float* rows,
+    Scaled& state, Scaled& part) {
+  const int64_t at = int64_t{row} * step + lane.c;
+  const int count = kBorders ? borders.count : kBackwardRows;
+  const int32_t* of_row = g.forward.sequences.of_row;
+  if (!kBorders && borders.starts_at(0)) state = state_before(g.forward, of_row[row], lane);
+  bool ended = false;
+#pragma unroll(kBorders ? 1 : kBackwardRows)
+  for (int i = 0; i < count; ++i) {
+    if (kBorders && borders.starts_at(i)) {
+      state = state_before(g.forward, of_row[row + i], lane);
+    }
+    float kt[2], vt[2], dyt[2], q[2], r[2], yt[2];
+    row_of<kBorders, kVector>(k, g.forward.k + at, step, lane, i, kt);
+    row_of<kBorders, kVector>(v, g.forward.v + at, step, lane, i, vt);
+    row_of<kBorders, kVector>(dy, g.dy + at, step, lane, i, dyt);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const ScaledPair e = scale_pair(state.p[j], fmaf(kt[j], kLog2E, u[j]));
+      const float inverse = reciprocal(fmaf(e.x, state.b[j], e.y));
+      q[j] = e.maximum;
+      yt[j] = fmaf(e.x, state.a[j], e.y * vt[j]) * inverse;
+      r[j] = dyt[j] * inverse;
+      advance(state, j, w[j], kt[j] * kLog2E, vt[j]);
+      if (kBorders && ended) continue;
+      const ScaledPair sum = scale_pair(part.p[j], fmaf(static_cast<float>(i), w[j], -q[j]));
+      const float share = sum.y * r[j];
+      part.a[j] = fmaf(sum.x, part.a[j], share);
+      part.b[j] = fmaf(sum.x, part.b[j], -share * yt[j]);
+      part.p[j] = sum.maximum;
+    }
+    put(rows + (3 * i) * kChannels, lane_id, q);
+    put(rows + (3 * i + 1) * kChannels, lane_id, r);
+    put(rows + (3 * i + 2) * kChannels, lane_id, yt);
+    if (kBorders && borders.ends_at(i) && !ended) {
+      part = combine(gradient_after(g, of_row[row + i], lane), w, static_cast<float>(i + 1), part);
+      ended = true;
+    }
+  }
+  if (!kBorders && borders.ends_at(kBackwardRows - 1)) {
+    part =
+        combine(gradient_after(g, of_row[row + kBackwardRows - 1], lane), w, kBackwardRows, part);
+  }
+}
+
+// From the gradient of the state after a warp's rows to that before them.
+//
+// dw needs no states inside the rows. With G_i, S_i the gradient of and the state after row i of a
+// run of n rows of one sequence, D_i = <G_i, e^w S_{i-1}> is row i's share of dw, and what row i
+// adds to the state or takes from it ties neighbours:
+//   <G_i, S_i> = D_i + K_i,   <G_{i-1}, S_{i-1}> = D_i + C_i,
+// K_i being dk_i's part through the state, C_i = dy_i (A_{i-1} - y_i B_{i-1}) / denominator, which
+// is -du_i as y_i is the weighted mean of old state and v_i. With dk_i = du_i + K_i,
+//   sum_i D_i = n <G_{n-1}, S_{n-1}> - sum_i (i + 1) dk_i + sum_i du_i.
+template <bool kBorders, bool kVector, class T>
+__device__ __forceinline__ void sweep_backward(
+    const BackwardArgs<T>& g, const Raw<T> (&k)[kBackwardRows], const Raw<T> (&v)[kBackwardRows],
+    const float (&w)[2], const float (&u)[2], const Borders& borders, int row, int step,
+    const Lane& lane, int lane_id, const float* rows, const Scaled& state, Scaled gradient,
+    float (&dw)[2], float (&du)[2]) {
+  const int32_t* of_row = g.forward.sequences.of_row;
+  const int64_t at = int64_t{row} * step + lane.c;
+  // Rows of the run that ends at row i.
+  const auto length = [&](int i) {
+    const int start = borders.last_start(i);
+    return static_cast<float>(start < 0 ? i + 1 : i + 1 - start);
+  };
+  const int last = kBorders ? borders.count - 1 : kBackwardRows - 1;
+  if (borders.ends_at(last)) gradient = gradient_after(g, of_row[row + last], lane);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const float product = fmaf(state.a[j], gradient.a[j], state.b[j] * gradient.b[j]);
+    const float rows_there = kBorders ? length(last) : static_cast<float>(kBackwardRows);
+    dw[j] = rows_there * product * exp2_fast(state.p[j] + gradient.p[j]);
+    du[j] = 0.0f;
+  }
+#pragma unroll(kBorders ? 1 : kBackwardRows)
+  for (int i = last; i >= 0; --i) {
+    const float place = kBorders ? length(i) : static_cast<float>(i + 1);
+    if (kBorders && i != last && borders.ends_at(i)) {
+      gradient = gradient_after(g, of_row[row + i], lane);
+      float product[2];
+      product_after(g, of_row[row + i], lane, product);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) dw[j] = fmaf(place, product[j], dw[j]);
+    }
+    float kt[2], vt[2], q[2], r[2], yt[2], dk[2], dv[2];
+    row_of<kBorders, kVector>(k, g.forward.k + at, step, lane, i, kt);
+    row_of<kBorders, kVector>(v, g.forward.v + at, step, lane, i, vt);
+    get(rows + (3 * i) * kChannels, lane_id, q);
+    get(rows + (3 * i + 1) * kChannels, lane_id, r);
+    get(rows + (3 * i + 2) * kChannels, lane_id, yt);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      // Through this output, and through the state after this row. All exponents are at most 0: the
+      // gradient's is minus a later q, which this row's k, decayed, does not exceed.
+      const float direct = r[j] * exp2_fast(fmaf(kt[j], kLog2E, u[j]) - q[j]);
+      const float direct_k = direct * (vt[j] - yt[j]);
+      const float stored = exp2_fast(fmaf(kt[j], kLog2E, gradient.p[j]));
+      dk[j] = fmaf(stored, fmaf(gradient.a[j], vt[j], gradient.b[j]), direct_k);
+      dv[j] = fmaf(stored, gradient.a[j], direct);
+      du[j] += direct_k;
+      dw[j] = fmaf(-place, dk[j], dw[j]);
+      const ScaledPair e = scale_pair(gradient.p[j] + w[j], -q[j]);
+      const float share = e.y * r[j];
+      gradient.a[j] = fmaf(e.x, gradient.a[j], share);
+      gradient.b[j] = fmaf(e.x, gradient.b[j], -share * yt[j]);
+      gradient.p[j] = e.maximum;
+    }
+    const int64_t here = at + int64_t{step} * i;
+    if (g.dk != nullptr) {
+      store_gradient_row<kVector>(g.dk + here, lane, g.accumulate_dk, dk[0], dk[1]);
+    }
+    if (g.dv != nullptr) {
+      store_gradient_row<kVector>(g.dv + here, lane, g.accumulate_dv, dv[0], dv[1]);
+    }
+    if (kBorders && borders.starts_at(i)) leave_gradient(g, of_row[row + i], lane, gradient);
+  }
+  if (!kBorders && borders.starts_at(0)) leave_gradient(g, of_row[row], lane, gradient);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) dw[j] += du[j];
+}
+
+template <class T, bool kVector>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
+    wkv4_backward_kernel(const BackwardArgs<T> g, const Scan scan) {
+  extern __shared__ float4 memory[];
+  BackwardShared& shared = *reinterpret_cast<BackwardShared*>(memory);
+  const ForwardArgs<T>& f = g.forward;
+  const int ticket = take_ticket(scan, shared.scan);
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane_id = static_cast<int>(threadIdx.x) % kWarp;
+  const int segment = scan.orders - 1 - ticket / scan.groups, first = segment * kSavedSegment;
+  const int row = first + warp * kBackwardRows;
+  const Lane lane(ticket % scan.groups * kChannels + 2 * lane_id, f.width);
+  Raw<T> k[kBackwardRows], v[kBackwardRows], dy[kBackwardRows];
+  const int64_t at = int64_t{row} * f.width + lane.c;
+#pragma unroll
+  for (int i = 0; i < kBackwardRows; ++i) {
+    const bool there = row + i < f.rows;
+    k[i] = load_row<kVector>(f.k + at + int64_t{f.width} * i, lane, there);
+    v[i] = load_row<kVector>(f.v + at + int64_t{f.width} * i, lane, there);
+    dy[i] = load_row<kVector>(g.dy + at + int64_t{f.width} * i, lane, there);
+  }
+  const Borders borders = find_borders<kBackwardRows>(f.sequences.of_row, row, f.rows, lane_id);
+  float w[2], w_rows[2], u[2];
+  load_decay(f.w, lane, w);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) w_rows[j] = w[j] * kBackwardRows;
+
+  float* rows = shared.rows[warp][0][0];
+  // The state before the warp's rows.
+  Scaled state;
+  {
+    float* initial = rows;  // not in use yet
+    if (borders.starts != 0) {
+      const int start = row + borders.last_start(kBackwardRows - 1);
+      state_before(f, f.sequences.of_row[start], lane).put(initial, lane_id);
+    }
+    const Scaled part =
+        added_by<kVector>(f, k, v, at, lane, w, borders, initial, lane_id, scan.zero);
+    const unsigned closed = share_parts(shared.scan, warp, lane_id, part, borders.starts != 0);
+    state = gather(shared.scan, closed, warp, w_rows, lane_id);
+    // Nothing has been saved that matters where a sequence starts with the segment.
+    if ((closed & ((1u << warp) - 1u)) == 0 && !borders.starts_at(0)) {
+      const float* states = f.segment_states + int64_t{segment} * 3 * f.width;
+      Scaled saved;
+      load_floats(states, lane, saved.a);
+      load_floats(states + f.width, lane, saved.b);
+      load_floats(states + 2 * f.width, lane, saved.p);
+      state = combine(saved, w_rows, static_cast<float>(warp), state);
+    }
+  }
+  renew(k, scan.zero), renew(v, scan.zero);
+
+  load_exponents(f.u, lane, u);
+  int step = f.width;
+  renew(step, scan.zero);
+  const bool plain = borders.plain(kBackwardRows);
+  Scaled part;
+  if (plain) {
+    sweep_forward<false, kVector>(g, k, v, dy, w, u, borders, row, step, lane, lane_id, rows, state,
+                                  part);
+  } else {
+    sweep_forward<true, kVector>(g, k, v, dy, w, u, borders, row, step, lane, lane_id, rows, state,
+                                 part);
+  }
+  renew(k, scan.zero), renew(v, scan.zero);
+  renew(step, scan.zero);
+  __syncthreads();  // the parts of the state are read, and their memory takes those of the gradient
+  const int last = first + kSavedSegment - 1;
+  int end = 0;  // of the sequence that the segment's last row belongs to
+  if (last < f.rows) end = static_cast<int>(f.sequences.offsets[f.sequences.of_row[last] + 1]);
+  const Scaled gradient =
+      scan_block(scan, shared.scan, ticket, kWarps - 1 - warp, lane_id, part, borders.ends != 0,
+                 end > last + 1, (end - 1) / kSavedSegment - segment, w_rows);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) w[j] = w_rows[j] * (1.0f / kBackwardRows);  // exact
+  load_exponents(f.u, lane, u);
+  float dw[2] = {0.0f, 0.0f}, du[2] = {0.0f, 0.0f};
+  if (plain) {
+    sweep_backward<false, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, rows, state,
+                                   gradient, dw, du);
+  } else if (borders.count > 0) {
+    sweep_backward<true, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, rows, state,
+                                  gradient, dw, du);
+  }
+  __syncthreads();  // the parts of the gradient are read
+  put(shared.scan.part[warp][0], lane_id, dw);
+  put(shared.scan.part[warp][1], lane_id, du);
+  __syncthreads();
+  if (warp < 2) {  // one sums dw, one du
+    float sum[2] = {0.0f, 0.0f};
+    for (int i = 0; i < kWarps; ++i) {
+      float x[2];
+      get(shared.scan.part[i][warp], lane_id, x);
+      sum[0] += x[0], sum[1] += x[1];
+    }
+    store_floats(g.partial + int64_t{2 * segment + warp} * f.width, lane, sum);
+  }
+}
+
+// Sums of partial [segments, 2, A], always in the same order.
+constexpr int kSumRows = 32;
+__global__ void __launch_bounds__(kWarp* kSumRows)
+    wkv4_sum_kernel(const float* partial, int64_t segments, int64_t width, float* dw,
+                    bool accumulate_dw, float* du, bool accumulate_du) {
+  __shared__ float sums[kSumRows][kWarp];
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
+  float sum = 0.0f;
+  for (int64_t s = threadIdx.y; s < segments && c < width; s += kSumRows) {
+    sum += partial[(2 * s + blockIdx.y) * width + c];
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  float* gradient = blockIdx.y == 0 ? dw : du;
+  if (threadIdx.y != 0 || c >= width || gradient == nullptr) return;
+  sum = (blockIdx.y == 0 ? accumulate_dw : accumulate_du) ? gradient[c] : 0.0f;
+  for (int i = 0; i < kSumRows; ++i) sum += sums[i][threadIdx.x];
+  gradient[c] = sum;
+}
+
+template <class T>
+void backward(const Wkv4Backward& g, Context& ctx) {
+  check_size(g.forward);
+  const int64_t rows = g.forward.k.rows(), width = g.forward.w.count();
+  if (width == 0) return;
+  const ArenaScope scope(*ctx.arena);
+  const int64_t segments = ceil_div(rows, kSavedSegment);
+  auto* partial = static_cast<float*>(
+      ctx.arena->allocate(segments * 2 * width * static_cast<int64_t>(sizeof(float))));
+  const BackwardArgs<T> args(g, partial);
+  if (g.da_in && has_empty(g.forward.sequences)) {
+    pass_state_gradients_kernel<<<pass_grid(width, g.forward.sequences), kWalkThreads, 0,
+                                  stream(ctx)>>>(args);
+    check_launch("wkv4.backward");
+  }
+  if (rows > 0) {
+    const Scan scan = make_scan(rows, width, kSavedSegment, ctx);
+    const auto blocks = static_cast<unsigned>(scan.orders) * static_cast<unsigned>(scan.groups);
+    const bool vector = width % 2 == 0 && is_paired(g.forward.k) && is_paired(g.forward.v) &&
+                        is_paired(g.dy) && is_paired(g.dk) && is_paired(g.dv);
+    const auto kernel = vector ? wkv4_backward_kernel<T, true> : wkv4_backward_kernel<T, false>;
+    constexpr int kBytes = static_cast<int>(sizeof(BackwardShared));
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+               "wkv4.backward: shared memory");
+    kernel<<<blocks, kThreads, kBytes, stream(ctx)>>>(args, scan);
+    check_launch("wkv4.backward");
+  }
+  if (g.dw || g.du) {
+    const dim3 grid(static_cast<unsigned>(ceil_div(width, kWarp)), 2), threads(kWarp, kSumRows);
+    wkv4_sum_kernel<<<grid, threads, 0, stream(ctx)>>>(
+        partial, segments, width, static_cast<float*>(g.dw.data), g.dw.accumulate,
+        static_cast<float*>(g.du.data), g.du.accumulate);
+    check_launch("wkv4.backward");
+  }
+}
+
+}  // namespace
+}  // namespace wkv4
+
+void wkv4_backward(const Wkv4Backward& g, Context& ctx) {
+  with_type(g.forward.k.dtype, "wkv4.backward",
+            [&](auto type) { wkv4::backward<decltype(type)>(g, ctx); });
+}
+
+}  // namespace rookery::cuda

@@ -98,7 +98,8 @@ class Rwkv4 final : public Network {
   Tensor forward(Context& ctx, const PlacedBatch& batch,
                  const ForwardOptions& options) const override {
     Tensor x = embedding(ctx, batch.tokens(), batch.rows(), *embedding_);
-    x = layer_norm(ctx, x, *ln0_weight_, *ln0_bias_, config_.norm_epsilon);
+    // The residual stream is float32 on every device.
+    x = layer_norm_as(ctx, ctx.wide_dtype(), x, *ln0_weight_, *ln0_bias_, config_.norm_epsilon);
     const Sequences sequences = batch.sequences();
     for (int64_t l = 0; l < config_.layers; ++l) {
       x = ctx.layer({x}, [this, &ctx, l, sequences, options](const std::vector<Tensor>& in) {

@@ -51,8 +51,11 @@ void layer_norm_forward(const LayerNormForward& g, Context& ctx);
 void layer_norm_backward(const LayerNormBackward& g, Context& ctx);
 }  // namespace cuda
 
-// x [T, C], weight and bias [C] -> [T, C]. Throws when the widths differ.
+// x [T, C], weight and bias [C] -> [T, C], an activation. Throws when the widths differ.
 Tensor layer_norm(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias,
                   float epsilon);
+// The same with a choice of y's type.
+Tensor layer_norm_as(Context& ctx, DType y_type, const Tensor& x, const Tensor& weight,
+                     const Tensor& bias, float epsilon);
 
 }  // namespace rookery

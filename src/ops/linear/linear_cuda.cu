@@ -130,6 +130,9 @@ void check_types(const LinearForward& g) {
   check(g.x.dtype == g.weight.dtype,
         "linear on the GPU needs activations and weights of one type, got {} and {}",
         name_of(g.x.dtype), name_of(g.weight.dtype));
+  check(!g.residual || (g.residual.dtype == DType::kF32 && g.y.dtype == DType::kF32),
+        "linear on the GPU adds a residual of f32 to y of f32, got {} and {}",
+        name_of(g.residual.dtype), name_of(g.y.dtype));
 }
 
 void large(const LinearForward& g, Context& ctx) {

@@ -239,10 +239,12 @@ TEST_F(Wkv4CudaTest, UnwantedGradientsAreLeftAlone) {
 TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
   SKIP_WITHOUT_GPU();
   for (const DType dtype : kTypes) {
+    SCOPED_TRACE(name_of(dtype));
     Wkv4Forward g = make_typed({300, 0, 200, 1, 99}, 34, dtype, 20);
     EXPECT_CUDA_FORWARD(wkv4, g);
     expect_gradients(make_typed_backward(g, false), false);
     for (const float w : {0.0f, -1e4f, -1e38f, -HUGE_VALF}) {
+      SCOPED_TRACE(w);
       g = make_typed({300, 0, 200, 1, 99}, 34, dtype);
       set_decay(g, w);
       if (std::isfinite(w)) EXPECT_CUDA_FORWARD(wkv4, g);

@@ -443,6 +443,11 @@ Tensor Model::logits(Context& ctx, const Tensor& x, std::span<const int64_t> row
   assert(!ctx.recording());
   const int64_t count = static_cast<int64_t>(rows.size());
   const int64_t row_bytes = x.cols() * size_of(x.dtype);
+  const bool all =
+      count == x.rows() && (count == 0 || (rows[0] == 0 && rows[count - 1] == count - 1));
+  if (all && std::is_sorted(rows.begin(), rows.end())) {
+    return linear_as(ctx, ctx.wide_dtype(), output_norm(ctx, x), parameters_.back().weight());
+  }
   const Tensor chosen = ctx.make({count, x.cols()}, x.dtype);
   for (int64_t i = 0, run = 0; i < count; i += run) {  // neighbours together
     for (run = 1; i + run < count && rows[i + run] == rows[i] + run;) ++run;

@@ -64,6 +64,8 @@ constexpr int kElementwisePacks = 2;  // per thread
 template <class Op>
 __global__ void __launch_bounds__(kElementwiseThreads)
     elementwise_kernel(const __grid_constant__ Op op, int64_t count) {
+  let_next_begin();
+  wait_for_previous();
   constexpr int64_t kStep = int64_t{kElementwiseThreads} * Op::kPack;
   const int64_t first = blockIdx.x * kElementwisePacks * kStep + int64_t{threadIdx.x} * Op::kPack;
   typename Op::Inputs inputs[kElementwisePacks];
@@ -85,9 +87,9 @@ void launch_elementwise(const Context& ctx, const char* name, int64_t count, boo
   const auto launch = [&](auto pack) {
     const auto op = make(pack);
     const int64_t per_block = int64_t{kElementwiseThreads} * kElementwisePacks * pack();
-    elementwise_kernel<<<static_cast<unsigned>(ceil_div(count, per_block)), kElementwiseThreads, 0,
-                         stream(ctx)>>>(op, count);
-    check_launch(name);
+    cuda::launch(name, elementwise_kernel<std::remove_const_t<decltype(op)>>,
+                 static_cast<unsigned>(ceil_div(count, per_block)), kElementwiseThreads, ctx, op,
+                 count);
   };
   if (aligned && count % kPack == 0) {
     launch(std::integral_constant<int, kPack>());

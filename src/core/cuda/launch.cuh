@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "core/context.h"
 #include "core/error.h"
@@ -22,6 +23,40 @@ inline void check_launch(const char* op) { check_cuda(cudaGetLastError(), op); }
 __global__ void probe_kernel();
 
 inline cudaStream_t stream(const Context& ctx) { return ctx.stream; }
+
+// First in every kernel that is launched by launch(): lets the next one be set up, and waits until
+// what this one reads has been written. What no kernel writes may be read before.
+__device__ __forceinline__ void let_next_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Launches a kernel that begins with let_next_begin() and wait_for_previous(). A small grid is set
+// up while the kernel before still runs: decoding is hundreds of them. Large grids would only wait
+// in each other's way.
+template <class... Parameters, class... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 threads,
+            const Context& ctx, Arguments&&... arguments) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = threads;
+  config.stream = stream(ctx);
+  const bool small = int64_t{grid.x} * grid.y * grid.z <= 4 * device_info().multiprocessors;
+  if (small && device_info().major >= 9) {
+    config.attrs = &early;
+    config.numAttrs = 1;
+  }
+  check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), op);
+}
 
 __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -27,6 +27,8 @@ __device__ __forceinline__ float value_of(__half x) { return __half2float(x); }
 template <class T, int kPack>
 __global__ void __launch_bounds__(256)
     forward_kernel(const int32_t* ids, const T* table, float* y, int64_t rows, int64_t width) {
+  let_next_begin();
+  wait_for_previous();
   const int64_t c = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kPack;
   if (c >= width) return;
   const int64_t begin = int64_t{blockIdx.x} * kForwardRows;
@@ -163,10 +165,8 @@ void run_forward(const EmbeddingForward& g, const Context& ctx) {
   const auto launch = [&](auto pack) {
     const RowShape row(width, pack());
     const dim3 grid(static_cast<unsigned>(ceil_div(rows, kForwardRows)), row.blocks);
-    forward_kernel<T, pack()>
-        <<<grid, row.threads, 0, stream(ctx)>>>(g.ids.device, static_cast<const T*>(g.table.data),
-                                                static_cast<float*>(g.y.data), rows, width);
-    check_launch("embedding");
+    cuda::launch("embedding", forward_kernel<T, pack()>, grid, row.threads, ctx, g.ids.device,
+                 static_cast<const T*>(g.table.data), static_cast<float*>(g.y.data), rows, width);
   };
   if (all_aligned(g.table.data, g.y.data) && width % kPackOf<T> == 0) {
     launch(std::integral_constant<int, kPackOf<T>>());

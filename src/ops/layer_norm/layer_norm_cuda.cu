@@ -53,6 +53,8 @@ __device__ __forceinline__ float block_sum(float x, float (&of_warps)[kWarps]) {
 template <class X, class Y, int kPack, int kPacks, bool kWide>
 __global__ void __launch_bounds__(kWide ? kThreads : kNarrowThreads)
     forward_kernel(const __grid_constant__ Forward<X, Y> g) {
+  let_next_begin();
+  wait_for_previous();
   constexpr int kLanes = kWide ? kThreads : kWarp;  // that share a row
   __shared__ float of_warps[2][kWarps];
   const int lane = threadIdx.x % kLanes;
@@ -111,6 +113,8 @@ __global__ void __launch_bounds__(kWide ? kThreads : kNarrowThreads)
 template <class X, class Y>
 __global__ void __launch_bounds__(kThreads)
     forward_any_kernel(const __grid_constant__ Forward<X, Y> g) {
+  let_next_begin();
+  wait_for_previous();
   __shared__ float of_warps[2][kWarps];
   const int64_t row = blockIdx.x;
   const X* const x = g.x + row * g.width;
@@ -380,12 +384,13 @@ void layer_norm_forward(const LayerNormForward& g, Context& ctx) {
           const auto kernel = &forward_kernel<X, Y, pack(), packs(), wide()>;
           const int threads = wide() ? kThreads : kNarrowThreads;
           const int64_t blocks = wide() ? rows : ceil_div(rows, kNarrowThreads / kWarp);
-          kernel<<<static_cast<unsigned>(blocks), threads, 0, stream(ctx)>>>(args);
+          cuda::launch("layer_norm", kernel, static_cast<unsigned>(blocks),
+                       static_cast<unsigned>(threads), ctx, args);
         });
     if (!done) {
-      forward_any_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream(ctx)>>>(args);
+      cuda::launch("layer_norm", forward_any_kernel<X, Y>, static_cast<unsigned>(rows), kThreads,
+                   ctx, args);
     }
-    check_launch("layer_norm");
   });
 }
 

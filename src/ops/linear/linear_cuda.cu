@@ -16,6 +16,7 @@ constexpr int64_t kFewRows = 8;
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 // Neighbouring elements that a lane takes at a time: 16 bytes of bfloat16.
 constexpr int kPack = 8;
+constexpr int64_t kLine = 128;  // bytes that memory gives at once
 
 struct Part {
   const void *x, *weight;
@@ -36,16 +37,22 @@ struct Parts {
 // others.
 template <class T, int R>
 __global__ void __launch_bounds__(kThreads) few_rows_kernel(const __grid_constant__ Parts parts) {
+  let_next_begin();
   int which = 0;
   while (which + 1 < parts.count && blockIdx.x >= parts.part[which + 1].first_block) ++which;
   const Part& p = parts.part[which];
   const int lane = threadIdx.x % kWarp;
   const int64_t n = (blockIdx.x - p.first_block) * kWarps + threadIdx.x / kWarp;
-  if (n >= p.outputs) return;
+  if (n >= p.outputs) return;  // a whole warp
   const int64_t first = static_cast<int64_t>(blockIdx.y) * R, K = p.inputs;
   const int rows = static_cast<int>(parts.rows - first < R ? parts.rows - first : R);
   const T* weight = static_cast<const T*>(p.weight) + n * K;
   const T* x = static_cast<const T*>(p.x) + first * K;
+  // No kernel that runs just before writes weights: they are on their way while it ends.
+  for (int64_t k = lane * (kLine / sizeof(T)); k < K; k += kWarp * (kLine / sizeof(T))) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + k));
+  }
+  wait_for_previous();
   float sums[R] = {};
   if (p.vectors) {
 #pragma unroll 4
@@ -109,7 +116,7 @@ void few_rows(std::span<const LinearForward> layers, Context& ctx) {
     const auto launch = [&](auto kernel, int64_t rows) {
       const dim3 grid(static_cast<unsigned>(blocks),
                       static_cast<unsigned>(ceil_div(parts.rows, rows)));
-      kernel<<<grid, kThreads, 0, stream(ctx)>>>(parts);
+      cuda::launch("linear", kernel, grid, kThreads, ctx, parts);
     };
     if (parts.rows == 1) {
       launch(few_rows_kernel<T, 1>, 1);
@@ -119,7 +126,6 @@ void few_rows(std::span<const LinearForward> layers, Context& ctx) {
       launch(few_rows_kernel<T, kRows>, kRows);
     }
   });
-  check_launch("linear");
 }
 
 bool takes_few_rows(const LinearForward& g, const Context& ctx) {

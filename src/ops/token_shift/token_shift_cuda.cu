@@ -56,6 +56,8 @@ __device__ __forceinline__ void load_state(const DeviceState& state, int64_t slo
 // kCount: of mixes; kMaxMixes serves any count.
 template <class T, int kPack, int kCount>
 __global__ void __launch_bounds__(256) forward_kernel(const __grid_constant__ Forward<T> g) {
+  let_next_begin();
+  wait_for_previous();
   const int64_t c = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kPack;
   if (c >= g.width) return;
   const int64_t begin = int64_t{blockIdx.x} * kForwardRows;
@@ -110,6 +112,8 @@ __global__ void __launch_bounds__(256) forward_kernel(const __grid_constant__ Fo
 template <class T>
 __global__ void __launch_bounds__(kBorderThreads)
     keep_last_kernel(const __grid_constant__ Forward<T> g) {
+  let_next_begin();
+  wait_for_previous();
   for (int r = 0; r < kBorderRows; ++r) {
     const int64_t t = int64_t{blockIdx.x} * kBorderRows + r;
     if (t >= g.rows) return;
@@ -303,12 +307,12 @@ void token_shift_forward(const TokenShiftForward& g, Context& ctx) {
       with_shape<T>(g.count, width, aligned, [&](auto pack, auto count) {
         const RowShape row(width, pack());
         const dim3 grid(static_cast<unsigned>(ceil_div(rows, kForwardRows)), row.blocks);
-        forward_kernel<T, pack(), count()><<<grid, row.threads, 0, stream(ctx)>>>(args);
+        cuda::launch("token_shift", forward_kernel<T, pack(), count()>, grid, row.threads, ctx,
+                     args);
       });
-      check_launch("token_shift");
       if (g.last_out && !args.keeps_state) {
-        keep_last_kernel<T><<<border_blocks(rows), kBorderThreads, 0, stream(ctx)>>>(args);
-        check_launch("token_shift");
+        cuda::launch("token_shift", keep_last_kernel<T>, border_blocks(rows), kBorderThreads, ctx,
+                     args);
       }
     });
   }

@@ -41,10 +41,15 @@ __global__ void pass_state_gradients_kernel(const BackwardArgs<T> g) {
   g.db_in.at(in, c) = out < 0 ? 0.0f : g.db_out.at(out, c);
 }
 
+// Between these a number has a power of two that can be taken out of it, and its inverse too.
+constexpr float kSmallest = 0x1p-120f, kLargest = 0x1p120f;
+
 struct BackwardShared {
   ScanShared scan;
-  // Of each row: the exponent of its denominator, dy / denominator, y. A lane's own.
+  // Of each row, where rows are read again: the exponent of its denominator, dy / denominator, y.
+  // A lane's own, like all below.
   float rows[kWarps][kBackwardRows][3][kChannels];
+  float before[kWarps][3][kChannels];  // the state before a warp's rows
 };
 
 // The gradient of a sequence's final state: a and b are given in the gauge p.
@@ -93,29 +98,24 @@ __device__ __forceinline__ void leave_gradient(const BackwardArgs<T>& g, int seq
   store_floats(&g.db_in.at(slot, 0), lane, db);
 }
 
-// From the state before a warp's rows to that after them. Fills `rows` [kBackwardRows, 3,
-// kChannels]; `part` is what the outputs, up to the first end of a sequence, add to the gradient of
-// the state before the rows.
-template <bool kBorders, bool kVector, class T>
-__device__ __forceinline__ void sweep_forward(
-    const BackwardArgs<T>& g, const Raw<T> (&k)[kBackwardRows], const Raw<T> (&v)[kBackwardRows],
-    const Raw<T> (&dy)[kBackwardRows], const float (&w)[2], const float (&u)[2],
-    const Borders& borders, int row, int step, const Lane& lane, int lane_id, float* rows,
-    Scaled& state, Scaled& part) {
-  const int64_t at = int64_t{row} * step + lane.c;
-  const int count = kBorders ? borders.count : kBackwardRows;
+// From the state before any rows of a warp to that after them, reading them again. Fills `rows`
+// [kBackwardRows, 3, kChannels]; `part` is what the outputs, up to the first end of a sequence, add
+// to the gradient of the state before the rows.
+template <bool kVector, class T>
+__device__ __forceinline__ void forward_any(const BackwardArgs<T>& g, const float (&w)[2],
+                                            const float (&u)[2], const Borders& borders, int row,
+                                            int64_t at, const Lane& lane, int lane_id, float* rows,
+                                            Scaled& state, Scaled& part) {
   const int32_t* of_row = g.forward.sequences.of_row;
-  if (!kBorders && borders.starts_at(0)) state = state_before(g.forward, of_row[row], lane);
   bool ended = false;
-#pragma unroll(kBorders ? 1 : kBackwardRows)
-  for (int i = 0; i < count; ++i) {
-    if (kBorders && borders.starts_at(i)) {
-      state = state_before(g.forward, of_row[row + i], lane);
-    }
+#pragma unroll 1
+  for (int i = 0; i < borders.count; ++i) {
+    if (borders.starts_at(i)) state = state_before(g.forward, of_row[row + i], lane);
+    const int64_t here = at + int64_t{g.forward.width} * i;
     float kt[2], vt[2], dyt[2], q[2], r[2], yt[2];
-    row_of<kBorders, kVector>(k, g.forward.k + at, step, lane, i, kt);
-    row_of<kBorders, kVector>(v, g.forward.v + at, step, lane, i, vt);
-    row_of<kBorders, kVector>(dy, g.dy + at, step, lane, i, dyt);
+    load_row<kVector>(g.forward.k + here, lane, true).get(kt);
+    load_row<kVector>(g.forward.v + here, lane, true).get(vt);
+    load_row<kVector>(g.dy + here, lane, true).get(dyt);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const ScaledPair e = scale_pair(state.p[j], fmaf(kt[j], kLog2E, u[j]));
@@ -124,7 +124,7 @@ __device__ __forceinline__ void sweep_forward(
       yt[j] = fmaf(e.x, state.a[j], e.y * vt[j]) * inverse;
       r[j] = dyt[j] * inverse;
       advance(state, j, w[j], kt[j] * kLog2E, vt[j]);
-      if (kBorders && ended) continue;
+      if (ended) continue;
       const ScaledPair sum = scale_pair(part.p[j], fmaf(static_cast<float>(i), w[j], -q[j]));
       const float share = sum.y * r[j];
       part.a[j] = fmaf(sum.x, part.a[j], share);
@@ -134,14 +134,59 @@ __device__ __forceinline__ void sweep_forward(
     put(rows + (3 * i) * kChannels, lane_id, q);
     put(rows + (3 * i + 1) * kChannels, lane_id, r);
     put(rows + (3 * i + 2) * kChannels, lane_id, yt);
-    if (kBorders && borders.ends_at(i) && !ended) {
+    if (borders.ends_at(i) && !ended) {
       part = combine(gradient_after(g, of_row[row + i], lane), w, static_cast<float>(i + 1), part);
       ended = true;
     }
   }
-  if (!kBorders && borders.ends_at(kBackwardRows - 1)) {
-    part =
-        combine(gradient_after(g, of_row[row + kBackwardRows - 1], lane), w, kBackwardRows, part);
+}
+// Of a row of a fast tile: dy / denominator (in the scale 2^-top), y.
+struct Swept {
+  float r[kBackwardRows][2], y[kBackwardRows][2];
+};
+// The same through a fast tile; the state comes out in the scale 2^top.
+template <class T>
+__device__ __forceinline__ void forward_tile(const Tile<kBackwardRows, T>& tile,
+                                             const Raw<T> (&dy)[kBackwardRows], const float (&w)[2],
+                                             const float (&u)[2], Scaled& state, Swept& swept,
+                                             Scaled& part) {
+  float bonus[2], decay[2];
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const float scale = exp2_fast(state.p[j] - tile.top[j]);
+    state.a[j] *= scale, state.b[j] *= scale, state.p[j] = tile.top[j];
+    bonus[j] = exp2_fast(u[j]), decay[j] = exp2_fast(w[j]);
+  }
+#pragma unroll
+  for (int i = 0; i < kBackwardRows; ++i) {
+    float vt[2], dyt[2];
+    tile.v[i].get(vt), dy[i].get(dyt);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float e = tile.e[i][j], now = bonus[j] * e;
+      const float inverse = reciprocal(state.b[j] + now);
+      swept.y[i][j] = fmaf(now, vt[j], state.a[j]) * inverse;
+      swept.r[i][j] = dyt[j] * inverse;
+      state.a[j] = fmaf(decay[j], state.a[j], e * vt[j]);
+      state.b[j] = fmaf(decay[j], state.b[j], e);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    float a = 0.0f, b = 0.0f, p = -tile.top[j];
+#pragma unroll
+    for (int i = kBackwardRows - 1; i >= 0; --i) {
+      const float r = swept.r[i][j];
+      a = fmaf(decay[j], a, r);
+      b = fmaf(decay[j], b, -r * swept.y[i][j]);
+    }
+    const float size = fmaxf(fabsf(a), fabsf(b));
+    if (size >= kSmallest && size <= kLargest) {
+      normalise(size, a, b, p);
+    } else if (size < kSmallest) {
+      a = b = 0.0f, p = kEmpty;
+    }
+    part.a[j] = a, part.b[j] = b, part.p[j] = p;
   }
 }
 
@@ -153,42 +198,37 @@ __device__ __forceinline__ void sweep_forward(
 //   <G_i, S_i> = D_i + K_i,   <G_{i-1}, S_{i-1}> = D_i + C_i,
 // K_i being dk_i's part through the state, C_i = dy_i (A_{i-1} - y_i B_{i-1}) / denominator, which
 // is -du_i as y_i is the weighted mean of old state and v_i. With dk_i = du_i + K_i,
-//   sum_i D_i = n <G_{n-1}, S_{n-1}> - sum_i (i + 1) dk_i + sum_i du_i.
-template <bool kBorders, bool kVector, class T>
-__device__ __forceinline__ void sweep_backward(
-    const BackwardArgs<T>& g, const Raw<T> (&k)[kBackwardRows], const Raw<T> (&v)[kBackwardRows],
-    const float (&w)[2], const float (&u)[2], const Borders& borders, int row, int step,
-    const Lane& lane, int lane_id, const float* rows, const Scaled& state, Scaled gradient,
-    float (&dw)[2], float (&du)[2]) {
+//   sum_i D_i = n <G_{n-1}, S_{n-1}> - sum_i (i + 1) dk_i + sum_i du_i
+//             = n <G_{-1}, S_{-1}> + sum_i (n - 1 - i) dk_i + sum_i du_i.
+// A fast tile takes the second for its first half, so that less is multiplied and cancelled.
+template <bool kVector, class T>
+__device__ __forceinline__ void backward_any(const BackwardArgs<T>& g, const float (&w)[2],
+                                             const float (&u)[2], const Borders& borders, int row,
+                                             int64_t at, const Lane& lane, int lane_id,
+                                             const float* rows, const Scaled& state,
+                                             Scaled gradient, float (&dw)[2], float (&du)[2]) {
   const int32_t* of_row = g.forward.sequences.of_row;
-  const int64_t at = int64_t{row} * step + lane.c;
-  // Rows of the run that ends at row i.
-  const auto length = [&](int i) {
-    const int start = borders.last_start(i);
-    return static_cast<float>(start < 0 ? i + 1 : i + 1 - start);
-  };
-  const int last = kBorders ? borders.count - 1 : kBackwardRows - 1;
-  if (borders.ends_at(last)) gradient = gradient_after(g, of_row[row + last], lane);
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const float product = fmaf(state.a[j], gradient.a[j], state.b[j] * gradient.b[j]);
-    const float rows_there = kBorders ? length(last) : static_cast<float>(kBackwardRows);
-    dw[j] = rows_there * product * exp2_fast(state.p[j] + gradient.p[j]);
-    du[j] = 0.0f;
-  }
-#pragma unroll(kBorders ? 1 : kBackwardRows)
+  const int last = borders.count - 1;
+#pragma unroll 1
   for (int i = last; i >= 0; --i) {
-    const float place = kBorders ? length(i) : static_cast<float>(i + 1);
-    if (kBorders && i != last && borders.ends_at(i)) {
+    // Rows of the run that ends here.
+    const int start = max(borders.last_start(i), 0);
+    const auto place = static_cast<float>(i + 1 - start);
+    float product[2] = {0.0f, 0.0f};
+    if (borders.ends_at(i)) {
       gradient = gradient_after(g, of_row[row + i], lane);
-      float product[2];
       product_after(g, of_row[row + i], lane, product);
+    } else if (i == last) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) dw[j] = fmaf(place, product[j], dw[j]);
+      for (int j = 0; j < 2; ++j) {
+        product[j] = fmaf(state.a[j], gradient.a[j], state.b[j] * gradient.b[j]) *
+                     exp2_fast(state.p[j] + gradient.p[j]);
+      }
     }
+    const int64_t here = at + int64_t{g.forward.width} * i;
     float kt[2], vt[2], q[2], r[2], yt[2], dk[2], dv[2];
-    row_of<kBorders, kVector>(k, g.forward.k + at, step, lane, i, kt);
-    row_of<kBorders, kVector>(v, g.forward.v + at, step, lane, i, vt);
+    load_row<kVector>(g.forward.k + here, lane, true).get(kt);
+    load_row<kVector>(g.forward.v + here, lane, true).get(vt);
     get(rows + (3 * i) * kChannels, lane_id, q);
     get(rows + (3 * i + 1) * kChannels, lane_id, r);
     get(rows + (3 * i + 2) * kChannels, lane_id, yt);
@@ -202,29 +242,72 @@ __device__ __forceinline__ void sweep_backward(
       dk[j] = fmaf(stored, fmaf(gradient.a[j], vt[j], gradient.b[j]), direct_k);
       dv[j] = fmaf(stored, gradient.a[j], direct);
       du[j] += direct_k;
-      dw[j] = fmaf(-place, dk[j], dw[j]);
+      dw[j] += fmaf(place, product[j] - dk[j], direct_k);
       const ScaledPair e = scale_pair(gradient.p[j] + w[j], -q[j]);
       const float share = e.y * r[j];
       gradient.a[j] = fmaf(e.x, gradient.a[j], share);
       gradient.b[j] = fmaf(e.x, gradient.b[j], -share * yt[j]);
       gradient.p[j] = e.maximum;
     }
-    const int64_t here = at + int64_t{step} * i;
     if (g.dk != nullptr) {
       store_gradient_row<kVector>(g.dk + here, lane, g.accumulate_dk, dk[0], dk[1]);
     }
     if (g.dv != nullptr) {
       store_gradient_row<kVector>(g.dv + here, lane, g.accumulate_dv, dv[0], dv[1]);
     }
-    if (kBorders && borders.starts_at(i)) leave_gradient(g, of_row[row + i], lane, gradient);
+    if (borders.starts_at(i)) leave_gradient(g, of_row[row + i], lane, gradient);
   }
-  if (!kBorders && borders.starts_at(0)) leave_gradient(g, of_row[row], lane, gradient);
+}
+// The same through a fast tile. `state` and `gradient` are those after it, in the scales 2^top and
+// 2^-top; `before` [3, kChannels] is the state before it.
+template <bool kVector, class T>
+__device__ __forceinline__ void backward_tile(const BackwardArgs<T>& g,
+                                              const Tile<kBackwardRows, T>& tile,
+                                              const Swept& swept, const float (&w)[2],
+                                              const float (&u)[2], int64_t at, const Lane& lane,
+                                              int lane_id, const float* before, const Scaled& state,
+                                              Scaled& gradient, float (&dw)[2], float (&du)[2]) {
+  constexpr int kHalf = kBackwardRows / 2;
+  float bonus[2], decay[2];
 #pragma unroll
-  for (int j = 0; j < 2; ++j) dw[j] += du[j];
+  for (int j = 0; j < 2; ++j) {
+    bonus[j] = exp2_fast(u[j]), decay[j] = exp2_fast(w[j]);
+    dw[j] = (kBackwardRows - kHalf) * fmaf(state.a[j], gradient.a[j], state.b[j] * gradient.b[j]);
+  }
+#pragma unroll
+  for (int i = kBackwardRows - 1; i >= 0; --i) {
+    float vt[2], dk[2], dv[2];
+    tile.v[i].get(vt);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float e = tile.e[i][j], r = swept.r[i][j], y = swept.y[i][j];
+      const float direct = bonus[j] * r;
+      const float direct_k = e * direct * (vt[j] - y);
+      dk[j] = fmaf(e, fmaf(gradient.a[j], vt[j], gradient.b[j]), direct_k);
+      dv[j] = e * (gradient.a[j] + direct);
+      du[j] += direct_k;
+      dw[j] = fmaf(static_cast<float>(kHalf - 1 - i), dk[j], dw[j]);
+      gradient.a[j] = fmaf(decay[j], gradient.a[j], r);
+      gradient.b[j] = fmaf(decay[j], gradient.b[j], -r * y);
+    }
+    const int64_t here = at + int64_t{g.forward.width} * i;
+    if (g.dk != nullptr) {
+      store_gradient_row<kVector>(g.dk + here, lane, g.accumulate_dk, dk[0], dk[1]);
+    }
+    if (g.dv != nullptr) {
+      store_gradient_row<kVector>(g.dv + here, lane, g.accumulate_dv, dv[0], dv[1]);
+    }
+  }
+  const Scaled first = Scaled::get(before, lane_id);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const float product = fmaf(first.a[j], gradient.a[j], first.b[j] * gradient.b[j]);
+    dw[j] = fmaf(kHalf * product, exp2_fast(first.p[j] + gradient.p[j]), dw[j] + du[j]);
+  }
 }
 
 template <class T, bool kVector>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
+__global__ void __launch_bounds__(kThreads, 3)
     wkv4_backward_kernel(const BackwardArgs<T> g, const Scan scan) {
   extern __shared__ float4 memory[];
   BackwardShared& shared = *reinterpret_cast<BackwardShared*>(memory);
@@ -235,36 +318,49 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
   const int segment = scan.orders - 1 - ticket / scan.groups, first = segment * kSavedSegment;
   const int row = first + warp * kBackwardRows;
   const Lane lane(ticket % scan.groups * kChannels + 2 * lane_id, f.width);
-  Raw<T> k[kBackwardRows], v[kBackwardRows], dy[kBackwardRows];
   const int64_t at = int64_t{row} * f.width + lane.c;
-#pragma unroll
-  for (int i = 0; i < kBackwardRows; ++i) {
-    const bool there = row + i < f.rows;
-    k[i] = load_row<kVector>(f.k + at + int64_t{f.width} * i, lane, there);
-    v[i] = load_row<kVector>(f.v + at + int64_t{f.width} * i, lane, there);
-    dy[i] = load_row<kVector>(g.dy + at + int64_t{f.width} * i, lane, there);
-  }
+  const bool all_there = row + kBackwardRows <= f.rows;
+  Raw<T> k[kBackwardRows], dy[kBackwardRows];
+  Tile<kBackwardRows, T> tile;
+  load_rows<kVector>(f.k + at, f.width, lane, all_there, k);
+  load_rows<kVector>(f.v + at, f.width, lane, all_there, tile.v);
+  load_rows<kVector>(g.dy + at, f.width, lane, all_there, dy);
   const Borders borders = find_borders<kBackwardRows>(f.sequences.of_row, row, f.rows, lane_id);
   float w[2], w_rows[2], u[2];
   load_decay(f.w, lane, w);
+  load_exponents(f.u, lane, u);
 #pragma unroll
   for (int j = 0; j < 2; ++j) w_rows[j] = w[j] * kBackwardRows;
 
   float* rows = shared.rows[warp][0][0];
+  float* before = shared.before[warp][0];
+  bool fast = find_top(k, u, tile.top) && borders.plain(kBackwardRows);
   // The state before the warp's rows.
   Scaled state;
   {
-    float* initial = rows;  // not in use yet
+    float* initial = before;  // not in use yet
     if (borders.starts != 0) {
       const int start = row + borders.last_start(kBackwardRows - 1);
       state_before(f, f.sequences.of_row[start], lane).put(initial, lane_id);
     }
-    const Scaled part =
-        added_by<kVector>(f, k, v, at, lane, w, borders, initial, lane_id, scan.zero);
+    Scaled part;
+    if (fast) {
+      part = added_by(k, tile, w, false);
+      if (borders.starts_at(0)) {
+        part = combine(Scaled::get(initial, lane_id), w_rows, 1.0f, part);
+      }
+    } else {
+      part = added_by_any<kVector>(f, at, lane, w, borders, initial, lane_id);
+      tile.drop();
+    }
     const unsigned closed = share_parts(shared.scan, warp, lane_id, part, borders.starts != 0);
-    state = gather(shared.scan, closed, warp, w_rows, lane_id);
-    // Nothing has been saved that matters where a sequence starts with the segment.
-    if ((closed & ((1u << warp) - 1u)) == 0 && !borders.starts_at(0)) {
+    if (warp == 0) scan_parts(shared.scan, w_rows, lane_id);
+    __syncthreads();
+    state = Scaled::get(shared.scan.part[warp][0], lane_id);
+    if (borders.starts_at(0)) {
+      state = Scaled::get(initial, lane_id);
+      if (!fast) state = state_before(f, f.sequences.of_row[row], lane);  // `initial` is the last's
+    } else if ((closed & ((1u << warp) - 1u)) == 0) {
       const float* states = f.segment_states + int64_t{segment} * 3 * f.width;
       Scaled saved;
       load_floats(states, lane, saved.a);
@@ -272,40 +368,54 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
       load_floats(states + 2 * f.width, lane, saved.p);
       state = combine(saved, w_rows, static_cast<float>(warp), state);
     }
+    state.put(before, lane_id);
   }
-  renew(k, scan.zero), renew(v, scan.zero);
 
-  load_exponents(f.u, lane, u);
-  int step = f.width;
-  renew(step, scan.zero);
-  const bool plain = borders.plain(kBackwardRows);
+  fast = fast && fits_under(state.p, tile.top);
   Scaled part;
-  if (plain) {
-    sweep_forward<false, kVector>(g, k, v, dy, w, u, borders, row, step, lane, lane_id, rows, state,
-                                  part);
+  Swept swept;
+  if (fast) {
+    forward_tile(tile, dy, w, u, state, swept, part);
+    if (borders.ends_at(kBackwardRows - 1)) {
+      part = combine(gradient_after(g, f.sequences.of_row[row + kBackwardRows - 1], lane), w_rows,
+                     1.0f, part);
+    }
   } else {
-    sweep_forward<true, kVector>(g, k, v, dy, w, u, borders, row, step, lane, lane_id, rows, state,
-                                 part);
+    forward_any<kVector>(g, w, u, borders, row, at, lane, lane_id, rows, state, part);
+    tile.drop();
+    swept = {};
   }
-  renew(k, scan.zero), renew(v, scan.zero);
-  renew(step, scan.zero);
   __syncthreads();  // the parts of the state are read, and their memory takes those of the gradient
   const int last = first + kSavedSegment - 1;
   int end = 0;  // of the sequence that the segment's last row belongs to
   if (last < f.rows) end = static_cast<int>(f.sequences.offsets[f.sequences.of_row[last] + 1]);
-  const Scaled gradient =
+  Scaled gradient =
       scan_block(scan, shared.scan, ticket, kWarps - 1 - warp, lane_id, part, borders.ends != 0,
                  end > last + 1, (end - 1) / kSavedSegment - segment, w_rows);
-#pragma unroll
-  for (int j = 0; j < 2; ++j) w[j] = w_rows[j] * (1.0f / kBackwardRows);  // exact
-  load_exponents(f.u, lane, u);
+  load_decay(f.w, lane, w), load_exponents(f.u, lane, u);  // again: they were in no register
   float dw[2] = {0.0f, 0.0f}, du[2] = {0.0f, 0.0f};
-  if (plain) {
-    sweep_backward<false, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, rows, state,
-                                   gradient, dw, du);
-  } else if (borders.count > 0) {
-    sweep_backward<true, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, rows, state,
-                                  gradient, dw, du);
+  if (borders.count > 0) {
+    if (fast && borders.ends_at(kBackwardRows - 1)) {
+      gradient = gradient_after(g, f.sequences.of_row[row + kBackwardRows - 1], lane);
+    }
+    const float scale[2] = {-tile.top[0], -tile.top[1]};
+    if (fast && fits_under(gradient.p, scale)) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const float factor = exp2_fast(gradient.p[j] - scale[j]);
+        gradient.a[j] *= factor, gradient.b[j] *= factor, gradient.p[j] = scale[j];
+      }
+      backward_tile<kVector>(g, tile, swept, w, u, at, lane, lane_id, before, state, gradient, dw,
+                             du);
+      if (borders.starts_at(0)) leave_gradient(g, f.sequences.of_row[row], lane, gradient);
+    } else {
+      if (fast) {  // so far
+        state = Scaled::get(before, lane_id);
+        forward_any<kVector>(g, w, u, borders, row, at, lane, lane_id, rows, state, part);
+      }
+      backward_any<kVector>(g, w, u, borders, row, at, lane, lane_id, rows, state, gradient, dw,
+                            du);
+    }
   }
   __syncthreads();  // the parts of the gradient are read
   put(shared.scan.part[warp][0], lane_id, dw);

@@ -17,42 +17,84 @@ struct ForwardShared {
   float initial[kWarps][3][kChannels];
 };
 
-// kBorders: borders anywhere, or rows missing.
-template <bool kBorders, bool kVector, class T>
-__device__ __forceinline__ void walk_rows(const ForwardArgs<T>& g, const Raw<T> (&k)[kForwardRows],
-                                          const Raw<T> (&v)[kForwardRows], const float (&w)[2],
+// Walks through a fast tile.
+template <bool kVector, class T>
+__device__ __forceinline__ void walk_tile(const ForwardArgs<T>& g,
+                                          const Tile<kForwardRows, T>& tile, const float (&w)[2],
                                           const float (&u)[2], const Borders& borders, int row,
-                                          int step, const Lane& lane, int lane_id,
-                                          const float* initial, Scaled state) {
-  const int64_t at = int64_t{row} * step + lane.c;
-  const int rows = kBorders ? borders.count : kForwardRows;
+                                          int64_t at, const Lane& lane, Scaled state) {
+  float a[2], b[2], decay[2], bonus[2];
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const float scale = exp2_fast(state.p[j] - tile.top[j]);
+    a[j] = state.a[j] * scale, b[j] = state.b[j] * scale;
+    decay[j] = exp2_fast(w[j]), bonus[j] = exp2_fast(u[j]);
+  }
+  T* y = g.y + at;
+#pragma unroll
+  for (int i = 0; i < kForwardRows; ++i) {
+    float vt[2], yt[2];
+    tile.v[i].get(vt);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float e = tile.e[i][j], now = bonus[j] * e;
+      yt[j] = fmaf(now, vt[j], a[j]) * reciprocal(b[j] + now);
+      a[j] = fmaf(decay[j], a[j], e * vt[j]);
+      b[j] = fmaf(decay[j], b[j], e);
+    }
+    store_row<kVector>(y, lane, yt[0], yt[1]);
+    y += g.width;
+  }
+  if (borders.ends_at(kForwardRows - 1) && g.a_out.data != nullptr) {
+    // The definition's exponent, from the rows themselves.
+    float p[2] = {state.p[0], state.p[1]};
+#pragma unroll 1
+    for (int i = 0; i < kForwardRows; ++i) {
+      float kt[2];
+      load_row<kVector>(g.k + at + int64_t{g.width} * i, lane, true).get(kt);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) p[j] = fmaxf(p[j] + w[j], kt[j] * kLog2E);
+    }
+    Scaled after;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float scale = exp2_fast(tile.top[j] - p[j]);
+      after.a[j] = a[j] * scale, after.b[j] = b[j] * scale, after.p[j] = p[j];
+    }
+    leave_state(g, g.sequences.of_row[row + kForwardRows - 1], lane, after);
+  }
+}
+
+// Walks through any rows, with borders anywhere, reading them again.
+template <bool kVector, class T>
+__device__ __forceinline__ void walk_any(const ForwardArgs<T>& g, const float (&w)[2],
+                                         const float (&u)[2], const Borders& borders, int row,
+                                         int64_t at, const Lane& lane, int lane_id,
+                                         const float* initial, Scaled state) {
   const int last_start = borders.last_start(kForwardRows - 1);
-  if (!kBorders && borders.starts_at(0)) state = Scaled::get(initial, lane_id);
-#pragma unroll(kBorders ? 1 : kForwardRows)
-  for (int i = 0; i < rows; ++i) {
-    if (kBorders && borders.starts_at(i)) {
+#pragma unroll 1
+  for (int i = 0; i < borders.count; ++i) {
+    if (borders.starts_at(i)) {
       state = i == last_start ? Scaled::get(initial, lane_id)
                               : state_before(g, g.sequences.of_row[row + i], lane);
     }
+    const int64_t here = at + int64_t{g.width} * i;
     float kt[2], vt[2], yt[2];
-    row_of<kBorders, kVector>(k, g.k + at, step, lane, i, kt);
-    row_of<kBorders, kVector>(v, g.v + at, step, lane, i, vt);
+    load_row<kVector>(g.k + here, lane, true).get(kt);
+    load_row<kVector>(g.v + here, lane, true).get(vt);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const ScaledPair e = scale_pair(state.p[j], fmaf(kt[j], kLog2E, u[j]));
       yt[j] = fmaf(e.x, state.a[j], e.y * vt[j]) * reciprocal(fmaf(e.x, state.b[j], e.y));
       advance(state, j, w[j], kt[j] * kLog2E, vt[j]);
     }
-    store_row<kVector>(g.y + at + int64_t{step} * i, lane, yt[0], yt[1]);
-    if (kBorders && borders.ends_at(i)) leave_state(g, g.sequences.of_row[row + i], lane, state);
-  }
-  if (!kBorders && borders.ends_at(kForwardRows - 1)) {
-    leave_state(g, g.sequences.of_row[row + kForwardRows - 1], lane, state);
+    store_row<kVector>(g.y + here, lane, yt[0], yt[1]);
+    if (borders.ends_at(i)) leave_state(g, g.sequences.of_row[row + i], lane, state);
   }
 }
 
 template <class T, bool kVector>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 3)
     wkv4_forward_kernel(const ForwardArgs<T> g, const Scan scan) {
   __shared__ ForwardShared shared;
   const int ticket = take_ticket(scan, shared.scan);
@@ -61,17 +103,17 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
   const int segment = ticket / scan.groups, first = segment * kForwardSegment;
   const int row = first + warp * kForwardRows;
   const Lane lane(ticket % scan.groups * kChannels + 2 * lane_id, g.width);
-  Raw<T> k[kForwardRows], v[kForwardRows];
   const int64_t at = int64_t{row} * g.width + lane.c;
-#pragma unroll
-  for (int i = 0; i < kForwardRows; ++i) {
-    k[i] = load_row<kVector>(g.k + at + int64_t{g.width} * i, lane, row + i < g.rows);
-    v[i] = load_row<kVector>(g.v + at + int64_t{g.width} * i, lane, row + i < g.rows);
-  }
+  const bool all_there = row + kForwardRows <= g.rows;
+  Raw<T> k[kForwardRows];
+  Tile<kForwardRows, T> tile;
+  load_rows<kVector>(g.k + at, g.width, lane, all_there, k);
+  load_rows<kVector>(g.v + at, g.width, lane, all_there, tile.v);
   const Borders borders = find_borders<kForwardRows>(g.sequences.of_row, row, g.rows, lane_id);
   const int begin = static_cast<int>(g.sequences.offsets[g.sequences.of_row[first]]);
-  float w[2], w_rows[2];
+  float w[2], w_rows[2], u[2];
   load_decay(g.w, lane, w);
+  load_exponents(g.u, lane, u);
 #pragma unroll
   for (int j = 0; j < 2; ++j) w_rows[j] = w[j] * kForwardRows;
 
@@ -80,10 +122,19 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
     const int start = row + borders.last_start(kForwardRows - 1);
     state_before(g, g.sequences.of_row[start], lane).put(initial, lane_id);
   }
-  const Scaled part = added_by<kVector>(g, k, v, at, lane, w, borders, initial, lane_id, scan.zero);
+  bool fast = find_top(k, u, tile.top) && borders.plain(kForwardRows);
+  Scaled part;
+  if (fast) {
+    part = added_by(k, tile, w, g.a_out.data != nullptr);
+    if (borders.starts_at(0)) {
+      part = combine(Scaled::get(initial, lane_id), w_rows, 1.0f, part);
+    }
+  } else {
+    part = added_by_any<kVector>(g, at, lane, w, borders, initial, lane_id);
+    tile.drop();
+  }
   Scaled state = scan_block(scan, shared.scan, ticket, warp, lane_id, part, borders.starts != 0,
                             begin != first, segment - begin / kForwardSegment, w_rows);
-  renew(k, scan.zero), renew(v, scan.zero);
   if (borders.count == 0) return;
   if (g.segment_states != nullptr && warp % (kSavedSegment / kForwardRows) == 0) {
     float* saved = g.segment_states + int64_t{row / kSavedSegment} * 3 * g.width;
@@ -91,16 +142,13 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
     store_floats(saved + g.width, lane, state.b);
     store_floats(saved + 2 * g.width, lane, state.p);
   }
-#pragma unroll
-  for (int j = 0; j < 2; ++j) w[j] = w_rows[j] * (1.0f / kForwardRows);  // exact
-  float u[2];
-  load_exponents(g.u, lane, u);
-  int step = g.width;
-  renew(step, scan.zero);
-  if (borders.plain(kForwardRows)) {
-    walk_rows<false, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, initial, state);
+  load_decay(g.w, lane, w), load_exponents(g.u, lane, u);  // again: they were in no register
+  if (fast && borders.starts_at(0)) state = Scaled::get(initial, lane_id);
+  fast = fast && fits_under(state.p, tile.top);
+  if (fast) {
+    walk_tile<kVector>(g, tile, w, u, borders, row, at, lane, state);
   } else {
-    walk_rows<true, kVector>(g, k, v, w, u, borders, row, step, lane, lane_id, initial, state);
+    walk_any<kVector>(g, w, u, borders, row, at, lane, lane_id, initial, state);
   }
 }
 

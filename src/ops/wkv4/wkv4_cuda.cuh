@@ -28,9 +28,9 @@
 
 namespace rookery::cuda::wkv4 {
 
-constexpr int kWarps = 8, kThreads = kWarps * kWarp;
-constexpr int kChannels = 2 * kWarp;                 // of a block
-constexpr int kForwardRows = 16, kBackwardRows = 8;  // of a warp
+constexpr int kWarps = 4, kThreads = kWarps * kWarp;
+constexpr int kChannels = 2 * kWarp;                  // of a block
+constexpr int kForwardRows = 32, kBackwardRows = 16;  // of a warp
 constexpr int kForwardSegment = kWarps * kForwardRows;
 constexpr int kSavedSegment = static_cast<int>(kWkv4DeviceSegment);
 static_assert(kWarps * kBackwardRows == kSavedSegment && kForwardSegment % kSavedSegment == 0);
@@ -64,9 +64,9 @@ __device__ __forceinline__ void store_release(int* p, int x) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(x) : "memory");
 }
 
-// To the compiler x is new after this (it does not know that `zero` is 0): what it worked out from
-// x before is not kept in registers for later, but worked out again.
-__device__ __forceinline__ void renew(int& x, int zero) { x ^= zero; }
+// What keeps sums of exponentials in one common scale far from the ends of float32: the largest
+// spread of k within a warp's rows, how far what comes from elsewhere may lie above them, and u.
+constexpr float kSpread = 50.0f, kAbove = 40.0f, kBonus = 30.0f;
 
 // Two neighbouring channels of one row, as they lie in memory: half the registers for bf16.
 template <class T>
@@ -78,7 +78,16 @@ struct Raw<bfloat16> {
     x[0] = __uint_as_float(bits << 16);
     x[1] = __uint_as_float(bits & 0xffff0000u);
   }
-  __device__ void renew(int zero) { bits ^= static_cast<uint32_t>(zero); }
+  static __device__ Raw maximum(Raw x, Raw y) {
+    Raw z;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(z.bits) : "r"(x.bits), "r"(y.bits));
+    return z;
+  }
+  static __device__ Raw minimum(Raw x, Raw y) {
+    Raw z;
+    asm("min.bf16x2 %0, %1, %2;" : "=r"(z.bits) : "r"(x.bits), "r"(y.bits));
+    return z;
+  }
   static __device__ Raw from(bfloat16 x, bfloat16 y) {
     return {__bfloat16_as_ushort(x) | (static_cast<uint32_t>(__bfloat16_as_ushort(y)) << 16)};
   }
@@ -87,15 +96,10 @@ template <>
 struct alignas(8) Raw<float> {
   float x, y;
   __device__ void get(float (&to)[2]) const { to[0] = x, to[1] = y; }
-  __device__ void renew(int) {}
+  static __device__ Raw maximum(Raw p, Raw q) { return {fmaxf(p.x, q.x), fmaxf(p.y, q.y)}; }
+  static __device__ Raw minimum(Raw p, Raw q) { return {fminf(p.x, q.x), fminf(p.y, q.y)}; }
   static __device__ Raw from(float x, float y) { return {x, y}; }
 };
-
-template <int kRows, class T>
-__device__ __forceinline__ void renew(Raw<T> (&x)[kRows], int zero) {
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) x[i].renew(zero);
-}
 
 // The channels of a lane, c and c + 1, of which those at width or beyond are not there.
 struct Lane {
@@ -285,68 +289,132 @@ struct Borders {
 template <int kRows>
 __device__ __forceinline__ Borders find_borders(const int32_t* of_row, int row, int rows,
                                                 int lane) {
-  static_assert(kRows + 2 <= kWarp);
-  // Lane l looks at the row before row + l.
-  const int t = row - 1 + lane;
-  const int sequence = lane < kRows + 2 && t >= 0 && t < rows ? of_row[t] : -1;
-  const int before = __shfl_up_sync(kAllLanes, sequence, 1);
-  const unsigned differ = __ballot_sync(kAllLanes, lane > 0 && sequence != before);
-  const int left = rows - row, count = left < 0 ? 0 : left > kRows ? kRows : left;
-  const unsigned there = (1u << count) - 1u;
-  return {differ >> 1 & there, differ >> 2 & there, count};
+  static_assert(kRows <= kWarp);
+  const int t = row + lane;
+  const bool there = lane < kRows && t < rows;
+  const int sequence = there ? of_row[t] : -1;
+  const bool starts = there && (t == 0 || of_row[t - 1] != sequence);
+  const bool ends = there && (t == rows - 1 || of_row[t + 1] != sequence);
+  const int left = rows - row;
+  return {__ballot_sync(kAllLanes, starts), __ballot_sync(kAllLanes, ends),
+          left < 0       ? 0
+          : left > kRows ? kRows
+                         : left};
 }
 
-// Row i of a warp's: from its registers; or, since those have no index, from memory again, for
-// loops that are not unrolled.
-template <bool kAgain, bool kVector, int kRows, class T>
-__device__ __forceinline__ void row_of(const Raw<T> (&rows)[kRows], const T* p, int64_t step,
-                                       const Lane& lane, int i, float (&x)[2]) {
-  if constexpr (kAgain) {
-    load_row<kVector>(p + step * i, lane, true).get(x);
-  } else {
-    rows[i].get(x);
+// A warp's rows, all there. The usual case: `fast`, all in one scale. Then k is not kept, but
+// e = 2^(k - top).
+template <int kRows, class T>
+struct Tile {
+  float e[kRows][2];
+  Raw<T> v[kRows];
+  float top[2];  // the largest k
+
+  // What is left of it where rows are read again: nothing, so that it takes no registers.
+  __device__ void drop() {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      e[i][0] = e[i][1] = 0.0f;
+      v[i] = Raw<T>::from(from_float<T>(0.0f), from_float<T>(0.0f));
+    }
+    top[0] = top[1] = 0.0f;
   }
+};
+template <bool kVector, int kRows, class T>
+__device__ __forceinline__ void load_rows(const T* p, int step, const Lane& lane, bool there,
+                                          Raw<T> (&x)[kRows]) {
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) x[i] = load_row<kVector>(p + int64_t{step} * i, lane, there);
+}
+// Sets tile.top; whether, in all lanes, sums over these rows can be in that scale.
+template <int kRows, class T>
+__device__ __forceinline__ bool find_top(const Raw<T> (&k)[kRows], const float (&u)[2],
+                                         float (&top)[2]) {
+  Raw<T> most = k[0], least = k[0];
+#pragma unroll
+  for (int i = 1; i < kRows; ++i) {
+    most = Raw<T>::maximum(most, k[i]);
+    least = Raw<T>::minimum(least, k[i]);
+  }
+  float bottom[2];
+  most.get(top), least.get(bottom);
+  bool fits = true;
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    top[j] *= kLog2E;
+    fits = fits && top[j] - bottom[j] * kLog2E <= kSpread && fabsf(u[j]) <= kBonus;
+  }
+  return __ballot_sync(kAllLanes, fits) == kAllLanes;
+}
+// Whether in all lanes x 2^p is not too far above 2^scale.
+__device__ __forceinline__ bool fits_under(const float (&p)[2], const float (&scale)[2]) {
+  const bool fits = p[0] - scale[0] <= kAbove && p[1] - scale[1] <= kAbove;
+  return __ballot_sync(kAllLanes, fits) == kAllLanes;
+}
+// Moves the power of two of `size` > 0, normal, from a and b into p.
+__device__ __forceinline__ void normalise(float size, float& a, float& b, float& p) {
+  const int exponent = static_cast<int>(__float_as_uint(size) >> 23) - 127;
+  const float scale = __uint_as_float(static_cast<unsigned>(127 - exponent) << 23);
+  a *= scale, b *= scale, p += static_cast<float>(exponent);
 }
 
-// What a warp's rows, the first at element `at`, add to the state: all of it if a sequence starts
-// in them, `initial` [3, kChannels] being the state that the last of those starts from.
-template <bool kVector, int kRows, class T>
-__device__ __forceinline__ Scaled added_by(const ForwardArgs<T>& g, Raw<T> (&k)[kRows],
-                                           const Raw<T> (&v)[kRows], int64_t at, const Lane& lane,
-                                           const float (&w)[2], const Borders& borders,
-                                           const float* initial, int lane_id, int zero) {
-  const int start = borders.last_start(kRows - 1);
+// What a fast tile adds to the state, starting from nothing; fills tile.e.
+// `exact`: p is the definition's, the running maximum; else any near it.
+template <int kRows, class T>
+__device__ __forceinline__ Scaled added_by(const Raw<T> (&k)[kRows], Tile<kRows, T>& tile,
+                                           const float (&w)[2], bool exact) {
   Scaled s;
-  if (borders.count == kRows && start <= 0) {
-    // The largest exponent first: then the rows do not wait for each other.
+  const float decay[2] = {exp2_fast(w[0]), exp2_fast(w[1])};
+  float running[2] = {kEmpty, kEmpty};
+  if (exact) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       float kt[2];
       k[i].get(kt);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) s.p[j] = fmaxf(s.p[j] + w[j], kt[j] * kLog2E);
+      for (int j = 0; j < 2; ++j) running[j] = fmaxf(running[j] + w[j], kt[j] * kLog2E);
     }
-    renew(k, zero);
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      float kt[2], vt[2];
-      k[i].get(kt), v[i].get(vt);
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const float decayed = fmaf(static_cast<float>(kRows - 1 - i), w[j], -s.p[j]);
-        const float e = exp2_fast(fmaf(kt[j], kLog2E, decayed));
-        s.a[j] = fmaf(e, vt[j], s.a[j]);
-        s.b[j] += e;
-      }
-    }
-    return start == 0 ? combine(Scaled::get(initial, lane_id), w, kRows, s) : s;
   }
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    float kt[2], vt[2];
+    k[i].get(kt), tile.v[i].get(vt);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float e = exp2_fast(fmaf(kt[j], kLog2E, -tile.top[j]));
+      tile.e[i][j] = e;
+      s.a[j] = fmaf(decay[j], s.a[j], e * vt[j]);
+      s.b[j] = fmaf(decay[j], s.b[j], e);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    s.p[j] = tile.top[j];
+    if (exact) {
+      const float scale = exp2_fast(s.p[j] - running[j]);
+      s.a[j] *= scale, s.b[j] *= scale, s.p[j] = running[j];
+    } else {
+      normalise(s.b[j], s.a[j], s.b[j], s.p[j]);
+    }
+  }
+  return s;
+}
+// The same for any rows, in which sequences may start and k have any spread, read again: all of
+// the state after them if one starts, `initial` [3, kChannels] being what the last of those starts
+// from. `at` is the first element.
+template <bool kVector, class T>
+__device__ __forceinline__ Scaled added_by_any(const ForwardArgs<T>& g, int64_t at,
+                                               const Lane& lane, const float (&w)[2],
+                                               const Borders& borders, const float* initial,
+                                               int lane_id) {
+  const int start = borders.last_start(kWarp - 1);
+  Scaled s;
   if (start >= 0) s = Scaled::get(initial, lane_id);
 #pragma unroll 1
   for (int i = max(start, 0); i < borders.count; ++i) {
     float kt[2], vt[2];
-    row_of<true, kVector>(k, g.k + at, g.width, lane, i, kt);
-    row_of<true, kVector>(v, g.v + at, g.width, lane, i, vt);
+    load_row<kVector>(g.k + at + int64_t{g.width} * i, lane, true).get(kt);
+    load_row<kVector>(g.v + at + int64_t{g.width} * i, lane, true).get(vt);
 #pragma unroll
     for (int j = 0; j < 2; ++j) advance(s, j, w[j], kt[j] * kLog2E, vt[j]);
   }
@@ -359,14 +427,17 @@ struct Scan {
   int* flags;     // [orders, groups]
   float* shares;  // [orders, groups, 2, 3, kChannels] what rows add; the whole state after them
   int orders, groups;
-  int zero;  // for renew()
 };
 enum Flag : int { kNothing, kShare, kWhole };
 
+// Blocks that one looks back on at most, so many per warp after the first.
+constexpr int kWatched = 3, kWindow = kWatched * (kWarps - 1);
+
 struct alignas(16) ScanShared {
-  float part[kWarps][3][kChannels];
+  float part[kWarps][3][kChannels];     // what each warp adds; then what those before it add
+  float behind[kWindow][3][kChannels];  // of blocks before, the nearest first
   float carried[3][kChannels];
-  int closed[kWarps], flags[kWarps];
+  int closed[kWarps], flags[kWindow];
   int ticket, open;
 };
 
@@ -386,41 +457,53 @@ __device__ __forceinline__ void publish(const Scan& scan, int item, Flag flag, c
   if (lane == 0) store_release(scan.flags + item, flag);
 }
 
-// What the warps before place `end` of the scan add together, from the last closed one on. `w` is
-// the decay over a warp's rows.
-__device__ __forceinline__ Scaled gather(const ScanShared& shared, unsigned closed, int end,
-                                         const float (&w)[2], int lane) {
-  const unsigned before = closed & ((1u << end) - 1u);
-  const int begin = before == 0 ? 0 : 31 - __clz(before);
-  Scaled s;
+// Makes of each warp's part what comes to that warp from those before it in the block; returns what
+// all of them add. For one warp, between barriers. A warp is closed that has all of the state after
+// it in its part. `w` is the decay over a warp's rows.
+__device__ __forceinline__ Scaled scan_parts(ScanShared& shared, const float (&w)[2], int lane) {
+  Scaled sum;
 #pragma unroll 1  // registers
-  for (int i = begin; i < end; ++i) {
-    float p[2];
-    get(shared.part[i][2], lane, p);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) s.p[j] = fmaxf(s.p[j] + w[j], p[j]);
-  }
-#pragma unroll 1  // registers
-  for (int i = begin; i < end; ++i) {
+  for (int i = 0; i < kWarps; ++i) {
     const Scaled part = Scaled::get(shared.part[i][0], lane);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float e = exp2_fast(fmaf(static_cast<float>(end - 1 - i), w[j], part.p[j] - s.p[j]));
-      s.a[j] = fmaf(e, part.a[j], s.a[j]);
-      s.b[j] = fmaf(e, part.b[j], s.b[j]);
-    }
+    sum.put(shared.part[i][0], lane);
+    sum = shared.closed[i] != 0 ? part : combine(sum, w, 1.0f, part);
   }
-  return s;
+  return sum;
 }
 
-// Puts each warp's part where gather() finds it; bits: which warps are closed, that is, have all of
-// the state after them in their part.
+// Puts each warp's part where scan_parts() finds it; bits: which warps are closed.
 __device__ __forceinline__ unsigned share_parts(ScanShared& shared, int place, int lane,
                                                 const Scaled& part, bool closed) {
   part.put(shared.part[place][0], lane);
   if (lane == 0) shared.closed[place] = closed ? 1 : 0;
   __syncthreads();
   return __ballot_sync(kAllLanes, lane < kWarps && shared.closed[lane % kWarps] != 0);
+}
+
+// Waits for blocks before this one and copies what they published.
+__device__ __forceinline__ void watch(const Scan& scan, ScanShared& shared, int ticket, int place,
+                                      int lane, int window) {
+  const int first = (place - 1) * kWatched;
+  int flag = kNothing;
+  if (lane < kWatched && first + lane < window) {
+    const int* published = scan.flags + (ticket - (first + lane + 1) * scan.groups);
+    // One whole state is needed, and the last of the window will have it.
+    const int wanted = first + lane == window - 1 ? kWhole : kShare;
+    do flag = load_acquire(published);
+    while (flag < wanted);
+    shared.flags[first + lane] = flag;
+  }
+  __syncwarp();
+  // For all lanes: they must not see different flags. Nothing beyond a whole state is needed.
+  const unsigned wholes = __ballot_sync(kAllLanes, flag == kWhole);
+  const int end = wholes == 0 ? min(window - first, kWatched) : __ffs(static_cast<int>(wholes));
+#pragma unroll
+  for (int i = 0; i < kWatched; ++i) {
+    if (i >= end) continue;
+    const int item = ticket - (first + i + 1) * scan.groups;
+    const int found = (wholes >> i & 1u) != 0 ? kWhole : kShare;
+    Scaled::get(shares_of(scan, item, found), lane).put(shared.behind[first + i][0], lane);
+  }
 }
 
 // The state that comes to this warp, at `place` of its block's scan, given what each warp adds.
@@ -432,43 +515,36 @@ __device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& share
   const bool last = ticket / scan.groups == scan.orders - 1;
   if (place == 0 && lane == 0) shared.open = open ? 1 : 0;
   const unsigned closed_warps = share_parts(shared, place, lane, part, closed);
-  Scaled before = gather(shared, closed_warps, place, w, lane);
-  if (place == 0 && !last) {
-    const Scaled share = gather(shared, closed_warps, kWarps, w, lane);
-    share.put(shared.carried[0], lane);
-    publish(scan, ticket, closed_warps != 0 ? kWhole : kShare, share, lane);
-  }
-  if (shared.open == 0) return before;
-  __syncthreads();  // the parts are read, and their memory takes those of the blocks before
-  const int window = min(distance, kWarps);
-  if (place < window) {
-    const int item = ticket - (place + 1) * scan.groups;
-    // One whole state is needed, and the last of the window will have it.
-    const int wanted = place == window - 1 ? kWhole : kShare;
-    if (lane == 0) {  // for all lanes: they must not see different flags
-      int flag = load_acquire(scan.flags + item);
-      while (flag < wanted) flag = load_acquire(scan.flags + item);
-      shared.flags[place] = flag;
-    }
-    __syncwarp();
-    const int flag = shared.flags[place];
-    Scaled::get(shares_of(scan, item, flag), lane).put(shared.part[place][0], lane);
-  }
-  __syncthreads();
-  Scaled whole;
+  // The same for all warps.
+  const bool is_open = shared.open != 0;
+  const int window = min(distance, kWindow);
+  Scaled sum;
   if (place == 0) {
-    const unsigned wholes =
-        __ballot_sync(kAllLanes, lane < window && shared.flags[lane % kWarps] == kWhole);
-    int i = __ffs(static_cast<int>(wholes)) - 1;
-    Scaled carried = Scaled::get(shared.part[i][0], lane);
-#pragma unroll 1
-    while (--i >= 0) carried = combine(carried, w, kWarps, Scaled::get(shared.part[i][0], lane));
-    if (!last) whole = combine(carried, w, kWarps, Scaled::get(shared.carried[0], lane));
-    carried.put(shared.carried[0], lane);
+    sum = scan_parts(shared, w, lane);
+    if (!last) publish(scan, ticket, closed_warps != 0 ? kWhole : kShare, sum, lane);
+  } else if (is_open && (place - 1) * kWatched < window) {
+    watch(scan, shared, ticket, place, lane, window);
   }
   __syncthreads();
-  if (place == 0 && !last && closed_warps == 0) publish(scan, ticket, kWhole, whole, lane);
-  if ((closed_warps & ((1u << place) - 1u)) != 0) return before;
+  if (is_open) {
+    if (place == 0) {
+      const unsigned wholes =
+          __ballot_sync(kAllLanes, lane < window && shared.flags[lane % kWindow] == kWhole);
+      int i = __ffs(static_cast<int>(wholes)) - 1;
+      Scaled carried = Scaled::get(shared.behind[i][0], lane);
+#pragma unroll 1
+      while (--i >= 0) {
+        carried = combine(carried, w, kWarps, Scaled::get(shared.behind[i][0], lane));
+      }
+      carried.put(shared.carried[0], lane);
+      if (!last && closed_warps == 0) {
+        publish(scan, ticket, kWhole, combine(carried, w, kWarps, sum), lane);
+      }
+    }
+    __syncthreads();
+  }
+  const Scaled before = Scaled::get(shared.part[place][0], lane);
+  if (!is_open || (closed_warps & ((1u << place) - 1u)) != 0) return before;
   return combine(Scaled::get(shared.carried[0], lane), w, static_cast<float>(place), before);
 }
 

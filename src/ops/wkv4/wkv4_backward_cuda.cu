@@ -307,7 +307,7 @@ __device__ __forceinline__ void backward_tile(const BackwardArgs<T>& g,
 }
 
 template <class T, bool kVector>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : 2)
     wkv4_backward_kernel(const BackwardArgs<T> g, const Scan scan) {
   extern __shared__ float4 memory[];
   BackwardShared& shared = *reinterpret_cast<BackwardShared*>(memory);

@@ -436,7 +436,7 @@ constexpr int kWatched = 3, kWindow = kWatched * (kWarps - 1);
 struct alignas(16) ScanShared {
   float part[kWarps][3][kChannels];     // what each warp adds; then what those before it add
   float behind[kWindow][3][kChannels];  // of blocks before, the nearest first
-  float carried[3][kChannels];
+  float sum[3][kChannels], carried[3][kChannels];
   int closed[kWarps], flags[kWindow];
   int ticket, open;
 };
@@ -518,9 +518,9 @@ __device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& share
   // The same for all warps.
   const bool is_open = shared.open != 0;
   const int window = min(distance, kWindow);
-  Scaled sum;
   if (place == 0) {
-    sum = scan_parts(shared, w, lane);
+    const Scaled sum = scan_parts(shared, w, lane);
+    sum.put(shared.sum[0], lane);
     if (!last) publish(scan, ticket, closed_warps != 0 ? kWhole : kShare, sum, lane);
   } else if (is_open && (place - 1) * kWatched < window) {
     watch(scan, shared, ticket, place, lane, window);
@@ -538,6 +538,7 @@ __device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& share
       }
       carried.put(shared.carried[0], lane);
       if (!last && closed_warps == 0) {
+        const Scaled sum = Scaled::get(shared.sum[0], lane);
         publish(scan, ticket, kWhole, combine(carried, w, kWarps, sum), lane);
       }
     }

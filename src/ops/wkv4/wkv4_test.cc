@@ -285,6 +285,12 @@ TEST_F(Wkv4CudaTest, ScalesMeet) {
       EXPECT_CUDA_FORWARD(wkv4, g);
       expect_gradients(make_typed_backward(g, false), false);
     }
+    {
+      const Wkv4Forward g = make_typed({300, 212}, 34, dtype, 1, /*with_state=*/false);
+      Wkv4Backward large = make_typed_backward(g, false);
+      large.dy = random(g.k.shape, 1e15, 0, dtype);
+      expect_gradients(large, false);
+    }
     for (const float u : {15.0f, -15.0f, 30.0f, -30.0f}) {
       const Wkv4Forward g = make_typed({300, 212}, 34, dtype);
       std::fill_n(g.u.as<float>(), g.u.count(), u);

@@ -24,6 +24,7 @@ __device__ __forceinline__ void walk_tile(const ForwardArgs<T>& g,
                                           const float (&u)[2], const Borders& borders, int row,
                                           int64_t at, const Lane& lane, int lane_id, float* kept,
                                           const Scaled& state) {
+  if (kVector && !lane.in[0]) return;  // once, not at every store
   const bool leaves = borders.ends_at(kForwardRows - 1) && g.a_out.data != nullptr;
   if (leaves) {
     put(kept, lane_id, state.p);

@@ -11,6 +11,13 @@
 // sweeps forward for the outputs and their denominators, then does 1 to 3 for the state's gradient,
 // from the end.
 //
+// Usually the k of a warp's rows lie within 2^kSpread of each other. Then no row needs a scale of
+// its own: with e_t = 2^(k_t - top), top the largest k of a channel, a row is a = 2^w a + e_t v_t,
+// b = 2^w b + e_t, and the gradient is in the scale 2^-top. b is at least the last e, so nothing
+// that counts underflows; what comes from other rows may lie any way below, but only 2^kAbove
+// above. Warps for which this does not hold, or in whose rows a sequence starts or ends, read their
+// rows again one by one and give each its own exponent (the functions called ..._any).
+//
 // Between blocks (Merrill and Garland 2016, decoupled look-back): a block publishes what its rows
 // add, and the whole state after its rows as soon as it knows that; it looks back over the blocks
 // that have published no whole state yet. Blocks take their places from a counter when they start,

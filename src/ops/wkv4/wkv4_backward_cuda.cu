@@ -260,7 +260,8 @@ __device__ __forceinline__ void backward_any(const BackwardArgs<T>& g, const flo
 }
 // The same through a fast tile. `state` and `gradient` are those after it, in the scales 2^top and
 // 2^-top; `before` [3, kChannels] is the state before it.
-template <bool kVector, class T>
+// kBoth: dk and dv are wanted, and are not added to what is there.
+template <bool kBoth, bool kVector, class T>
 __device__ __forceinline__ void backward_tile(const BackwardArgs<T>& g,
                                               const Tile<kBackwardRows, T>& tile,
                                               const Swept& swept, const float (&w)[2],
@@ -291,11 +292,11 @@ __device__ __forceinline__ void backward_tile(const BackwardArgs<T>& g,
       gradient.b[j] = fmaf(decay[j], gradient.b[j], -r * y);
     }
     const int64_t here = at + int64_t{g.forward.width} * i;
-    if (g.dk != nullptr) {
-      store_gradient_row<kVector>(g.dk + here, lane, g.accumulate_dk, dk[0], dk[1]);
+    if (kBoth || g.dk != nullptr) {
+      store_gradient_row<kVector>(g.dk + here, lane, !kBoth && g.accumulate_dk, dk[0], dk[1]);
     }
-    if (g.dv != nullptr) {
-      store_gradient_row<kVector>(g.dv + here, lane, g.accumulate_dv, dv[0], dv[1]);
+    if (kBoth || g.dv != nullptr) {
+      store_gradient_row<kVector>(g.dv + here, lane, !kBoth && g.accumulate_dv, dv[0], dv[1]);
     }
   }
   const Scaled first = Scaled::get(before, lane_id);
@@ -307,7 +308,7 @@ __device__ __forceinline__ void backward_tile(const BackwardArgs<T>& g,
 }
 
 template <class T, bool kVector>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : 2)
     wkv4_backward_kernel(const BackwardArgs<T> g, const Scan scan) {
   extern __shared__ float4 memory[];
   BackwardShared& shared = *reinterpret_cast<BackwardShared*>(memory);
@@ -405,8 +406,15 @@ __global__ void __launch_bounds__(kThreads, 3)
         const float factor = exp2_fast(gradient.p[j] - scale[j]);
         gradient.a[j] *= factor, gradient.b[j] *= factor, gradient.p[j] = scale[j];
       }
-      backward_tile<kVector>(g, tile, swept, w, u, at, lane, lane_id, before, state, gradient, dw,
-                             du);
+      if (kVector && !lane.in[0]) {
+        // Nothing to store: asked once, not at every store.
+      } else if (g.dk != nullptr && g.dv != nullptr && !g.accumulate_dk && !g.accumulate_dv) {
+        backward_tile<true, kVector>(g, tile, swept, w, u, at, lane, lane_id, before, state,
+                                     gradient, dw, du);
+      } else {
+        backward_tile<false, kVector>(g, tile, swept, w, u, at, lane, lane_id, before, state,
+                                      gradient, dw, du);
+      }
       if (borders.starts_at(0)) leave_gradient(g, f.sequences.of_row[row], lane, gradient);
     } else {
       if (fast) {  // so far

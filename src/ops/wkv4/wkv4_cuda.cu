@@ -17,12 +17,19 @@ struct ForwardShared {
   float initial[kWarps][3][kChannels];
 };
 
-// Walks through a fast tile.
+// Walks through a fast tile. `kept` [3, kChannels] is memory for what is needed after it only.
 template <bool kVector, class T>
 __device__ __forceinline__ void walk_tile(const ForwardArgs<T>& g,
                                           const Tile<kForwardRows, T>& tile, const float (&w)[2],
                                           const float (&u)[2], const Borders& borders, int row,
-                                          int64_t at, const Lane& lane, Scaled state) {
+                                          int64_t at, const Lane& lane, int lane_id, float* kept,
+                                          const Scaled& state) {
+  if (kVector && !lane.in[0]) return;  // once, not at every store
+  const bool leaves = borders.ends_at(kForwardRows - 1) && g.a_out.data != nullptr;
+  if (leaves) {
+    put(kept, lane_id, state.p);
+    put(kept + kChannels, lane_id, tile.top);
+  }
   float a[2], b[2], decay[2], bonus[2];
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
@@ -45,20 +52,22 @@ __device__ __forceinline__ void walk_tile(const ForwardArgs<T>& g,
     store_row<kVector>(y, lane, yt[0], yt[1]);
     y += g.width;
   }
-  if (borders.ends_at(kForwardRows - 1) && g.a_out.data != nullptr) {
+  if (leaves) {
     // The definition's exponent, from the rows themselves.
-    float p[2] = {state.p[0], state.p[1]};
+    float p[2], top[2], w_again[2];
+    get(kept, lane_id, p), get(kept + kChannels, lane_id, top);
+    load_decay(g.w, lane, w_again);
 #pragma unroll 1
     for (int i = 0; i < kForwardRows; ++i) {
       float kt[2];
       load_row<kVector>(g.k + at + int64_t{g.width} * i, lane, true).get(kt);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) p[j] = fmaxf(p[j] + w[j], kt[j] * kLog2E);
+      for (int j = 0; j < 2; ++j) p[j] = fmaxf(p[j] + w_again[j], kt[j] * kLog2E);
     }
     Scaled after;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const float scale = exp2_fast(tile.top[j] - p[j]);
+      const float scale = exp2_fast(top[j] - p[j]);
       after.a[j] = a[j] * scale, after.b[j] = b[j] * scale, after.p[j] = p[j];
     }
     leave_state(g, g.sequences.of_row[row + kForwardRows - 1], lane, after);
@@ -146,7 +155,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 3)
   if (fast && borders.starts_at(0)) state = Scaled::get(initial, lane_id);
   fast = fast && fits_under(state.p, tile.top);
   if (fast) {
-    walk_tile<kVector>(g, tile, w, u, borders, row, at, lane, state);
+    walk_tile<kVector>(g, tile, w, u, borders, row, at, lane, lane_id, initial, state);
   } else {
     walk_any<kVector>(g, w, u, borders, row, at, lane, lane_id, initial, state);
   }

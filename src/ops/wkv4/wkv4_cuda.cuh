@@ -11,6 +11,13 @@
 // sweeps forward for the outputs and their denominators, then does 1 to 3 for the state's gradient,
 // from the end.
 //
+// Usually the k of a warp's rows lie within 2^kSpread of each other. Then no row needs a scale of
+// its own: with e_t = 2^(k_t - top), top the largest k of a channel, a row is a = 2^w a + e_t v_t,
+// b = 2^w b + e_t, and the gradient is in the scale 2^-top. b is at least the last e, so nothing
+// that counts underflows; what comes from other rows may lie any way below, but only 2^kAbove
+// above. Warps for which this does not hold, or in whose rows a sequence starts or ends, read their
+// rows again one by one and give each its own exponent (the functions called ..._any).
+//
 // Between blocks (Merrill and Garland 2016, decoupled look-back): a block publishes what its rows
 // add, and the whole state after its rows as soon as it knows that; it looks back over the blocks
 // that have published no whole state yet. Blocks take their places from a counter when they start,
@@ -436,7 +443,7 @@ constexpr int kWatched = 3, kWindow = kWatched * (kWarps - 1);
 struct alignas(16) ScanShared {
   float part[kWarps][3][kChannels];     // what each warp adds; then what those before it add
   float behind[kWindow][3][kChannels];  // of blocks before, the nearest first
-  float carried[3][kChannels];
+  float sum[3][kChannels], carried[3][kChannels];
   int closed[kWarps], flags[kWindow];
   int ticket, open;
 };
@@ -518,9 +525,9 @@ __device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& share
   // The same for all warps.
   const bool is_open = shared.open != 0;
   const int window = min(distance, kWindow);
-  Scaled sum;
   if (place == 0) {
-    sum = scan_parts(shared, w, lane);
+    const Scaled sum = scan_parts(shared, w, lane);
+    sum.put(shared.sum[0], lane);
     if (!last) publish(scan, ticket, closed_warps != 0 ? kWhole : kShare, sum, lane);
   } else if (is_open && (place - 1) * kWatched < window) {
     watch(scan, shared, ticket, place, lane, window);
@@ -538,6 +545,7 @@ __device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& share
       }
       carried.put(shared.carried[0], lane);
       if (!last && closed_warps == 0) {
+        const Scaled sum = Scaled::get(shared.sum[0], lane);
         publish(scan, ticket, kWhole, combine(carried, w, kWarps, sum), lane);
       }
     }

@@ -263,6 +263,55 @@ TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
   }
 }
 
+// Rows whose sums fit one scale beside rows, states and gradients that do not.
+TEST_F(Wkv4CudaTest, ScalesMeet) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : kTypes) {
+    SCOPED_TRACE(name_of(dtype));
+    for (const double scale : {4.0, 6.0, 8.0}) {
+      const Wkv4Forward g = make_typed({700, 72, 301}, 2, dtype, scale);
+      EXPECT_CUDA_FORWARD(wkv4, g);
+      expect_gradients(make_typed_backward(g, false), false);
+    }
+    for (const double step : {20.0, 45.0}) {  // every 96 rows, up and down
+      const Wkv4Forward g = make_typed({72, 800, 296}, 66, dtype);
+      set_decay(g, -0.01f);
+      for (int64_t i = 0; i < g.k.count(); ++i) {
+        const double level = i / 66 / 96 % 2 == 0 ? step : -step;
+        const auto x = static_cast<float>(level + std::cos(static_cast<double>(i)));
+        if (dtype == DType::kF32) g.k.as<float>()[i] = x;
+        if (dtype == DType::kBF16) g.k.as<BFloat16>()[i] = to_bfloat16(x);
+      }
+      EXPECT_CUDA_FORWARD(wkv4, g);
+      expect_gradients(make_typed_backward(g, false), false);
+    }
+    {
+      const Wkv4Forward g = make_typed({300, 212}, 34, dtype, 1, /*with_state=*/false);
+      Wkv4Backward large = make_typed_backward(g, false);
+      large.dy = random(g.k.shape, 1e15, 0, dtype);
+      expect_gradients(large, false);
+    }
+    for (const float u : {15.0f, -15.0f, 30.0f, -30.0f}) {
+      const Wkv4Forward g = make_typed({300, 212}, 34, dtype);
+      std::fill_n(g.u.as<float>(), g.u.count(), u);
+      EXPECT_CUDA_FORWARD(wkv4, g);
+      expect_gradients(make_typed_backward(g, false), false);
+    }
+  }
+}
+
+// The last segment has rows for its first warp only: the others have none to write.
+TEST_F(Wkv4CudaTest, WarpsWithoutRowsWriteNothing) {
+  SKIP_WITHOUT_GPU();
+  for (const DType dtype : kTypes) {
+    for (const int64_t width : {32, 34}) {
+      const Wkv4Forward g = make_typed({24, 24, 24}, width, dtype, 1, /*with_state=*/false);
+      EXPECT_CUDA_FORWARD(wkv4, make_typed({100, 30, 24}, width, dtype));
+      expect_gradients(make_typed_backward(g, false), false);
+    }
+  }
+}
+
 // One block reads a sequence's state, another writes it.
 TEST_F(Wkv4CudaTest, StatesAreUpdatedInPlace) {
   SKIP_WITHOUT_GPU();

@@ -12,7 +12,7 @@ struct BackwardArgs {
   T *dk, *dv;
   bool accumulate_dk, accumulate_dv;
   DeviceState da_out, db_out, da_in, db_in;
-  float* partial;  // [segments, 2, A] shares of dw and du
+  float* partial;  // [blocks, 2, A] shares of dw and du
 
   BackwardArgs(const Wkv4Backward& g, float* partial)
       : forward(g.forward),
@@ -45,11 +45,11 @@ __global__ void pass_state_gradients_kernel(const BackwardArgs<T> g) {
 constexpr float kSmallest = 0x1p-120f, kLargest = 0x1p120f;
 
 struct BackwardShared {
-  ScanShared scan;
   // Of each row, where rows are read again: the exponent of its denominator, dy / denominator, y.
   // A lane's own, like all below.
-  float rows[kWarps][kBackwardRows][3][kChannels];
+  float rows[kWarps][kTile][3][kChannels];
   float before[kWarps][3][kChannels];  // the state before a warp's rows
+  float sums[kWarps][2][kChannels];    // of dw and du
 };
 
 // The gradient of a sequence's final state: a and b are given in the gauge p.
@@ -99,9 +99,9 @@ __device__ __forceinline__ void leave_gradient(const BackwardArgs<T>& g, int seq
 }
 
 // From the state before any rows of a warp to that after them, reading them again. Fills `rows`
-// [kBackwardRows, 3, kChannels]; `part` is what the outputs, up to the first end of a sequence, add
-// to the gradient of the state before the rows.
-template <bool kVector, class T>
+// [kTile, 3, kChannels] if kKeep; `part` is what the outputs, up to the first end of a sequence,
+// add to the gradient of the state before the rows.
+template <bool kKeep, bool kVector, class T>
 __device__ __forceinline__ void forward_any(const BackwardArgs<T>& g, const float (&w)[2],
                                             const float (&u)[2], const Borders& borders, int row,
                                             int64_t at, const Lane& lane, int lane_id, float* rows,
@@ -131,9 +131,11 @@ __device__ __forceinline__ void forward_any(const BackwardArgs<T>& g, const floa
       part.b[j] = fmaf(sum.x, part.b[j], -share * yt[j]);
       part.p[j] = sum.maximum;
     }
-    put(rows + (3 * i) * kChannels, lane_id, q);
-    put(rows + (3 * i + 1) * kChannels, lane_id, r);
-    put(rows + (3 * i + 2) * kChannels, lane_id, yt);
+    if (kKeep) {
+      put(rows + (3 * i) * kChannels, lane_id, q);
+      put(rows + (3 * i + 1) * kChannels, lane_id, r);
+      put(rows + (3 * i + 2) * kChannels, lane_id, yt);
+    }
     if (borders.ends_at(i) && !ended) {
       part = combine(gradient_after(g, of_row[row + i], lane), w, static_cast<float>(i + 1), part);
       ended = true;
@@ -142,14 +144,13 @@ __device__ __forceinline__ void forward_any(const BackwardArgs<T>& g, const floa
 }
 // Of a row of a fast tile: dy / denominator (in the scale 2^-top), y.
 struct Swept {
-  float r[kBackwardRows][2], y[kBackwardRows][2];
+  float r[kTile][2], y[kTile][2];
 };
 // The same through a fast tile; the state comes out in the scale 2^top.
 template <class T>
-__device__ __forceinline__ void forward_tile(const Tile<kBackwardRows, T>& tile,
-                                             const Raw<T> (&dy)[kBackwardRows], const float (&w)[2],
-                                             const float (&u)[2], Scaled& state, Swept& swept,
-                                             Scaled& part) {
+__device__ __forceinline__ void forward_tile(const Tile<kTile, T>& tile, const Raw<T> (&dy)[kTile],
+                                             const float (&w)[2], const float (&u)[2],
+                                             Scaled& state, Swept& swept, Scaled& part) {
   float bonus[2], decay[2];
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
@@ -158,7 +159,7 @@ __device__ __forceinline__ void forward_tile(const Tile<kBackwardRows, T>& tile,
     bonus[j] = exp2_fast(u[j]), decay[j] = exp2_fast(w[j]);
   }
 #pragma unroll
-  for (int i = 0; i < kBackwardRows; ++i) {
+  for (int i = 0; i < kTile; ++i) {
     float vt[2], dyt[2];
     tile.v[i].get(vt), dy[i].get(dyt);
 #pragma unroll
@@ -175,7 +176,7 @@ __device__ __forceinline__ void forward_tile(const Tile<kBackwardRows, T>& tile,
   for (int j = 0; j < 2; ++j) {
     float a = 0.0f, b = 0.0f, p = -tile.top[j];
 #pragma unroll
-    for (int i = kBackwardRows - 1; i >= 0; --i) {
+    for (int i = kTile - 1; i >= 0; --i) {
       const float r = swept.r[i][j];
       a = fmaf(decay[j], a, r);
       b = fmaf(decay[j], b, -r * swept.y[i][j]);
@@ -262,21 +263,20 @@ __device__ __forceinline__ void backward_any(const BackwardArgs<T>& g, const flo
 // 2^-top; `before` [3, kChannels] is the state before it.
 // kBoth: dk and dv are wanted, and are not added to what is there.
 template <bool kBoth, bool kVector, class T>
-__device__ __forceinline__ void backward_tile(const BackwardArgs<T>& g,
-                                              const Tile<kBackwardRows, T>& tile,
+__device__ __forceinline__ void backward_tile(const BackwardArgs<T>& g, const Tile<kTile, T>& tile,
                                               const Swept& swept, const float (&w)[2],
                                               const float (&u)[2], int64_t at, const Lane& lane,
                                               int lane_id, const float* before, const Scaled& state,
                                               Scaled& gradient, float (&dw)[2], float (&du)[2]) {
-  constexpr int kHalf = kBackwardRows / 2;
+  constexpr int kHalf = kTile / 2;
   float bonus[2], decay[2];
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
     bonus[j] = exp2_fast(u[j]), decay[j] = exp2_fast(w[j]);
-    dw[j] = (kBackwardRows - kHalf) * fmaf(state.a[j], gradient.a[j], state.b[j] * gradient.b[j]);
+    dw[j] = (kTile - kHalf) * fmaf(state.a[j], gradient.a[j], state.b[j] * gradient.b[j]);
   }
 #pragma unroll
-  for (int i = kBackwardRows - 1; i >= 0; --i) {
+  for (int i = kTile - 1; i >= 0; --i) {
     float vt[2], dk[2], dv[2];
     tile.v[i].get(vt);
 #pragma unroll
@@ -307,100 +307,96 @@ __device__ __forceinline__ void backward_tile(const BackwardArgs<T>& g,
   }
 }
 
+// Launch 1, over segments: the state before each tile, and what the tile's outputs, up to the first
+// end of a sequence, add to the gradient of that state; a tile with an end is closed.
+template <class T, bool kVector>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 3)
+    wkv4_sweep_kernel(const BackwardArgs<T> g, int64_t segments, float* states, float* parts,
+                      int* closed) {
+  if (warp_index() >= segments) return;
+  const ForwardArgs<T>& f = g.forward;
+  const Place place(warp_index(), f.rows, f.width);
+  const Lane& lane = place.lane;
+  float w[2], u[2];
+  load_decay(f.w, lane, w), load_exponents(f.u, lane, u);
+  Scaled state;
+  if (place.segment > 0) state = load_state(f.segment_states, place.segment, f.width, lane);
+#pragma unroll 1
+  for (int row = place.row; row < place.end; row += kTile) {
+    const int64_t at = int64_t{row} * f.width + lane.c;
+    const bool all_there = row + kTile <= f.rows;
+    Raw<T> k[kTile], dy[kTile];
+    Tile<kTile, T> tile;
+    load_rows<kVector>(f.k + at, f.width, lane, all_there, k);
+    load_rows<kVector>(f.v + at, f.width, lane, all_there, tile.v);
+    load_rows<kVector>(g.dy + at, f.width, lane, all_there, dy);
+    store_state(states, row / kTile, f.width, lane, state);
+    const Borders borders = find_borders<kTile>(f.sequences.of_row, row, f.rows, place.lane_id);
+    bool fast = find_top(k, u, tile.top) && borders.plain(kTile);
+    if (fast && borders.starts_at(0)) state = state_before(f, f.sequences.of_row[row], lane);
+    fast = fast && fits_under(state.p, tile.top);
+    Scaled part;
+    if (fast) {
+      Swept swept;
+      scale_rows(k, tile);
+      forward_tile(tile, dy, w, u, state, swept, part);
+      rescale(tile.top, false, tile.top, state);
+      if (borders.ends_at(kTile - 1)) {
+        part =
+            combine(gradient_after(g, f.sequences.of_row[row + kTile - 1], lane), w, kTile, part);
+      }
+    } else {
+      forward_any<false, kVector>(g, w, u, borders, row, at, lane, place.lane_id, nullptr, state,
+                                  part);
+    }
+    store_state(parts, row / kTile, f.width, lane, part);
+    if (place.lane_id == 0 && blockIdx.y == 0) closed[row / kTile] = borders.ends != 0 ? 1 : 0;
+  }
+}
+
+// Launch 3, over tiles, from the last on: `states` before and gradients `after` each are known.
 template <class T, bool kVector>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : 2)
-    wkv4_backward_kernel(const BackwardArgs<T> g, const Scan scan) {
+    wkv4_backward_kernel(const BackwardArgs<T> g, int64_t tiles, const float* states,
+                         const float* after) {
   extern __shared__ float4 memory[];
   BackwardShared& shared = *reinterpret_cast<BackwardShared*>(memory);
   const ForwardArgs<T>& f = g.forward;
-  const int ticket = take_ticket(scan, shared.scan);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane_id = static_cast<int>(threadIdx.x) % kWarp;
-  const int segment = scan.orders - 1 - ticket / scan.groups, first = segment * kSavedSegment;
-  const int row = first + warp * kBackwardRows;
-  const Lane lane(ticket % scan.groups * kChannels + 2 * lane_id, f.width);
-  const int64_t at = int64_t{row} * f.width + lane.c;
-  const bool all_there = row + kBackwardRows <= f.rows;
-  Raw<T> k[kBackwardRows], dy[kBackwardRows];
-  Tile<kBackwardRows, T> tile;
-  load_rows<kVector>(f.k + at, f.width, lane, all_there, k);
-  load_rows<kVector>(f.v + at, f.width, lane, all_there, tile.v);
-  load_rows<kVector>(g.dy + at, f.width, lane, all_there, dy);
-  const Borders borders = find_borders<kBackwardRows>(f.sequences.of_row, row, f.rows, lane_id);
-  float w[2], w_rows[2], u[2];
-  load_decay(f.w, lane, w);
-  load_exponents(f.u, lane, u);
-#pragma unroll
-  for (int j = 0; j < 2; ++j) w_rows[j] = w[j] * kBackwardRows;
-
-  float* rows = shared.rows[warp][0][0];
-  float* before = shared.before[warp][0];
-  bool fast = find_top(k, u, tile.top) && borders.plain(kBackwardRows);
-  // The state before the warp's rows.
-  Scaled state;
-  {
-    float* initial = before;  // not in use yet
-    if (borders.starts != 0) {
-      const int start = row + borders.last_start(kBackwardRows - 1);
-      state_before(f, f.sequences.of_row[start], lane).put(initial, lane_id);
-    }
-    Scaled part;
-    if (fast) {
-      part = added_by(k, tile, w, false);
-      if (borders.starts_at(0)) {
-        part = combine(Scaled::get(initial, lane_id), w_rows, 1.0f, part);
-      }
-    } else {
-      part = added_by_any<kVector>(f, at, lane, w, borders, initial, lane_id);
-      tile.drop();
-    }
-    const unsigned closed = share_parts(shared.scan, warp, lane_id, part, borders.starts != 0);
-    if (warp == 0) scan_parts(shared.scan, w_rows, lane_id);
-    __syncthreads();
-    state = Scaled::get(shared.scan.part[warp][0], lane_id);
-    if (borders.starts_at(0)) {
-      state = Scaled::get(initial, lane_id);
-      if (!fast) state = state_before(f, f.sequences.of_row[row], lane);  // `initial` is the last's
-    } else if ((closed & ((1u << warp) - 1u)) == 0) {
-      const float* states = f.segment_states + int64_t{segment} * 3 * f.width;
-      Scaled saved;
-      load_floats(states, lane, saved.a);
-      load_floats(states + f.width, lane, saved.b);
-      load_floats(states + 2 * f.width, lane, saved.p);
-      state = combine(saved, w_rows, static_cast<float>(warp), state);
-    }
-    state.put(before, lane_id);
-  }
-
-  fast = fast && fits_under(state.p, tile.top);
-  Scaled part;
-  Swept swept;
-  if (fast) {
-    forward_tile(tile, dy, w, u, state, swept, part);
-    if (borders.ends_at(kBackwardRows - 1)) {
-      part = combine(gradient_after(g, f.sequences.of_row[row + kBackwardRows - 1], lane), w_rows,
-                     1.0f, part);
-    }
-  } else {
-    forward_any<kVector>(g, w, u, borders, row, at, lane, lane_id, rows, state, part);
-    tile.drop();
-    swept = {};
-  }
-  __syncthreads();  // the parts of the state are read, and their memory takes those of the gradient
-  const int last = first + kSavedSegment - 1;
-  int end = 0;  // of the sequence that the segment's last row belongs to
-  if (last < f.rows) end = static_cast<int>(f.sequences.offsets[f.sequences.of_row[last] + 1]);
-  Scaled gradient =
-      scan_block(scan, shared.scan, ticket, kWarps - 1 - warp, lane_id, part, borders.ends != 0,
-                 end > last + 1, (end - 1) / kSavedSegment - segment, w_rows);
-  load_decay(f.w, lane, w), load_exponents(f.u, lane, u);  // again: they were in no register
+  const int64_t block = (tiles - 1) / kWarps - blockIdx.x, index = block * kWarps + warp;
+  const Lane lane(static_cast<int>(blockIdx.y) * kChannels + 2 * lane_id, f.width);
   float dw[2] = {0.0f, 0.0f}, du[2] = {0.0f, 0.0f};
-  if (borders.count > 0) {
-    if (fast && borders.ends_at(kBackwardRows - 1)) {
-      gradient = gradient_after(g, f.sequences.of_row[row + kBackwardRows - 1], lane);
+  if (index < tiles) {
+    const int row = static_cast<int>(index) * kTile;
+    const int64_t at = int64_t{row} * f.width + lane.c;
+    const bool all_there = row + kTile <= f.rows;
+    Raw<T> k[kTile], dy[kTile];
+    Tile<kTile, T> tile;
+    load_rows<kVector>(f.k + at, f.width, lane, all_there, k);
+    load_rows<kVector>(f.v + at, f.width, lane, all_there, tile.v);
+    load_rows<kVector>(g.dy + at, f.width, lane, all_there, dy);
+    Scaled state = load_state(states, index, f.width, lane), gradient;
+    // The last row of all ends a sequence: nothing comes from behind it.
+    if (index + 1 < tiles) gradient = load_state(after, index, f.width, lane);
+    const Borders borders = find_borders<kTile>(f.sequences.of_row, row, f.rows, lane_id);
+    float w[2], u[2];
+    load_decay(f.w, lane, w), load_exponents(f.u, lane, u);
+    float* rows = shared.rows[warp][0][0];
+    float* before = shared.before[warp][0];
+    if (borders.starts_at(0)) state = state_before(f, f.sequences.of_row[row], lane);
+    state.put(before, lane_id);
+    bool fast = find_top(k, u, tile.top) && borders.plain(kTile) && fits_under(state.p, tile.top);
+    if (fast && borders.ends_at(kTile - 1)) {
+      gradient = gradient_after(g, f.sequences.of_row[row + kTile - 1], lane);
     }
     const float scale[2] = {-tile.top[0], -tile.top[1]};
-    if (fast && fits_under(gradient.p, scale)) {
+    fast = fast && fits_under(gradient.p, scale);
+    Scaled part;  // known already
+    if (fast) {
+      Swept swept;
+      scale_rows(k, tile);
+      forward_tile(tile, dy, w, u, state, swept, part);
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float factor = exp2_fast(gradient.p[j] - scale[j]);
@@ -417,38 +413,34 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : 2)
       }
       if (borders.starts_at(0)) leave_gradient(g, f.sequences.of_row[row], lane, gradient);
     } else {
-      if (fast) {  // so far
-        state = Scaled::get(before, lane_id);
-        forward_any<kVector>(g, w, u, borders, row, at, lane, lane_id, rows, state, part);
-      }
+      forward_any<true, kVector>(g, w, u, borders, row, at, lane, lane_id, rows, state, part);
       backward_any<kVector>(g, w, u, borders, row, at, lane, lane_id, rows, state, gradient, dw,
                             du);
     }
   }
-  __syncthreads();  // the parts of the gradient are read
-  put(shared.scan.part[warp][0], lane_id, dw);
-  put(shared.scan.part[warp][1], lane_id, du);
+  put(shared.sums[warp][0], lane_id, dw);
+  put(shared.sums[warp][1], lane_id, du);
   __syncthreads();
   if (warp < 2) {  // one sums dw, one du
     float sum[2] = {0.0f, 0.0f};
     for (int i = 0; i < kWarps; ++i) {
       float x[2];
-      get(shared.scan.part[i][warp], lane_id, x);
+      get(shared.sums[i][warp], lane_id, x);
       sum[0] += x[0], sum[1] += x[1];
     }
-    store_floats(g.partial + int64_t{2 * segment + warp} * f.width, lane, sum);
+    store_floats(g.partial + (2 * block + warp) * f.width, lane, sum);
   }
 }
 
-// Sums of partial [segments, 2, A], always in the same order.
+// Sums of partial [blocks, 2, A], always in the same order.
 constexpr int kSumRows = 32;
 __global__ void __launch_bounds__(kWarp* kSumRows)
-    wkv4_sum_kernel(const float* partial, int64_t segments, int64_t width, float* dw,
+    wkv4_sum_kernel(const float* partial, int64_t count, int64_t width, float* dw,
                     bool accumulate_dw, float* du, bool accumulate_du) {
   __shared__ float sums[kSumRows][kWarp];
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
   float sum = 0.0f;
-  for (int64_t s = threadIdx.y; s < segments && c < width; s += kSumRows) {
+  for (int64_t s = threadIdx.y; s < count && c < width; s += kSumRows) {
     sum += partial[(2 * s + blockIdx.y) * width + c];
   }
   sums[threadIdx.y][threadIdx.x] = sum;
@@ -466,9 +458,12 @@ void backward(const Wkv4Backward& g, Context& ctx) {
   const int64_t rows = g.forward.k.rows(), width = g.forward.w.count();
   if (width == 0) return;
   const ArenaScope scope(*ctx.arena);
-  const int64_t segments = ceil_div(rows, kSavedSegment);
-  auto* partial = static_cast<float*>(
-      ctx.arena->allocate(segments * 2 * width * static_cast<int64_t>(sizeof(float))));
+  const int64_t segments = ceil_div(rows, kSegment), tiles = ceil_div(rows, kTile);
+  const int64_t blocks = ceil_div(tiles, kWarps);
+  const auto floats = [&](int64_t count) {
+    return static_cast<float*>(ctx.arena->allocate(count * 4));
+  };
+  float* const partial = floats(blocks * 2 * width);
   const BackwardArgs<T> args(g, partial);
   if (g.da_in && has_empty(g.forward.sequences)) {
     pass_state_gradients_kernel<<<pass_grid(width, g.forward.sequences), kWalkThreads, 0,
@@ -476,21 +471,30 @@ void backward(const Wkv4Backward& g, Context& ctx) {
     check_launch("wkv4.backward");
   }
   if (rows > 0) {
-    const Scan scan = make_scan(rows, width, kSavedSegment, ctx);
-    const auto blocks = static_cast<unsigned>(scan.orders) * static_cast<unsigned>(scan.groups);
+    float* const states = floats(tiles * 3 * width);
+    float* const parts = floats(tiles * 3 * width);
+    float* const after = floats(tiles * 3 * width);
+    auto* const closed = static_cast<int*>(ctx.arena->allocate(tiles * 4));
     const bool vector = width % 2 == 0 && is_paired(g.forward.k) && is_paired(g.forward.v) &&
                         is_paired(g.dy) && is_paired(g.dk) && is_paired(g.dv);
+    const auto groups = static_cast<unsigned>(ceil_div(width, kChannels));
+    const auto sweep = vector ? wkv4_sweep_kernel<T, true> : wkv4_sweep_kernel<T, false>;
+    const dim3 by_segment(static_cast<unsigned>(ceil_div(segments, kWarps)), groups);
+    sweep<<<by_segment, kThreads, 0, stream(ctx)>>>(args, segments, states, parts, closed);
+    check_launch("wkv4.backward");
+    carry<-1>(args.forward.w, parts, closed, tiles, width, kTile, after, ctx);
     const auto kernel = vector ? wkv4_backward_kernel<T, true> : wkv4_backward_kernel<T, false>;
     constexpr int kBytes = static_cast<int>(sizeof(BackwardShared));
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
                "wkv4.backward: shared memory");
-    kernel<<<blocks, kThreads, kBytes, stream(ctx)>>>(args, scan);
+    const dim3 by_tile(static_cast<unsigned>(blocks), groups);
+    kernel<<<by_tile, kThreads, kBytes, stream(ctx)>>>(args, tiles, states, after);
     check_launch("wkv4.backward");
   }
   if (g.dw || g.du) {
     const dim3 grid(static_cast<unsigned>(ceil_div(width, kWarp)), 2), threads(kWarp, kSumRows);
     wkv4_sum_kernel<<<grid, threads, 0, stream(ctx)>>>(
-        partial, segments, width, static_cast<float*>(g.dw.data), g.dw.accumulate,
+        partial, blocks, width, static_cast<float*>(g.dw.data), g.dw.accumulate,
         static_cast<float*>(g.du.data), g.du.accumulate);
     check_launch("wkv4.backward");
   }

@@ -6,87 +6,101 @@ namespace wkv4 {
 namespace {
 
 constexpr int kWalkRows = 8;  // loaded at a time
-// So few rows are walked one by one: a scan would wait more than it works.
+// So few rows are walked one by one: three launches would wait more than they work.
 constexpr int64_t kFewRows = 128;
 
-// A state may be updated in place. A sequence that ends in a later block is read here before this
-// block publishes anything, and that block writes after it has seen what depends on it. One that
-// goes on into a later warp is the last to start in its warp, and its state is kept in `initial`.
-struct ForwardShared {
-  ScanShared scan;
-  float initial[kWarps][3][kChannels];
-};
-
-// Walks through a fast tile. `kept` [3, kChannels] is memory for what is needed after it only.
-template <bool kVector, class T>
-__device__ __forceinline__ void walk_tile(const ForwardArgs<T>& g,
-                                          const Tile<kForwardRows, T>& tile, const float (&w)[2],
-                                          const float (&u)[2], const Borders& borders, int row,
-                                          int64_t at, const Lane& lane, int lane_id, float* kept,
-                                          const Scaled& state) {
-  if (kVector && !lane.in[0]) return;  // once, not at every store
-  const bool leaves = borders.ends_at(kForwardRows - 1) && g.a_out.data != nullptr;
-  if (leaves) {
-    put(kept, lane_id, state.p);
-    put(kept + kChannels, lane_id, tile.top);
+// Launch 1. `exact`: exponents are the definition's, for states that somebody will see.
+template <class T, bool kVector>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 6 : 4)
+    wkv4_add_kernel(const ForwardArgs<T> g, int64_t segments, bool exact, float* parts,
+                    int* closed) {
+  if (warp_index() >= segments) return;
+  const Place at_place(warp_index(), g.rows, g.width);
+  const Lane& lane = at_place.lane;
+  float w[2], u[2];
+  load_decay(g.w, lane, w), load_exponents(g.u, lane, u);
+  Scaled state;
+  bool is_closed = false;
+#pragma unroll 1
+  for (int row = at_place.row; row < at_place.end; row += kTile) {
+    const int64_t at = int64_t{row} * g.width + lane.c;
+    const bool all_there = row + kTile <= g.rows;
+    Raw<T> k[kTile];
+    Tile<kTile, T> tile;
+    load_rows<kVector>(g.k + at, g.width, lane, all_there, k);
+    load_rows<kVector>(g.v + at, g.width, lane, all_there, tile.v);
+    const Borders borders = find_borders<kTile>(g.sequences.of_row, row, g.rows, at_place.lane_id);
+    is_closed = is_closed || borders.starts != 0;
+    if (find_top(k, u, tile.top) && borders.plain(kTile)) {
+      if (borders.starts_at(0)) state = state_before(g, g.sequences.of_row[row], lane);
+      state = combine(state, w, kTile, added_by(k, tile, w, exact));
+    } else {
+      add_any<kVector>(g, row, at, lane, w, borders, state);
+    }
   }
-  float a[2], b[2], decay[2], bonus[2];
+  store_state(parts, at_place.segment, g.width, lane, state);
+  if (at_place.lane_id == 0 && blockIdx.y == 0) closed[at_place.segment] = is_closed ? 1 : 0;
+}
+
+// A state may be updated in place, and the warp that has a sequence's end may run before that which
+// has its start. So the state after a sequence that began in an earlier segment is put aside, in
+// `left` [segments, 3, width], and another launch brings it to its slot. Others are this warp's
+// own.
+template <class T>
+__device__ __forceinline__ void leave(const ForwardArgs<T>& g, float* left, const Place& place,
+                                      int row, const Scaled& state) {
+  if (g.a_out.data == nullptr) return;
+  const int sequence = g.sequences.of_row[row];
+  if (g.sequences.offsets[sequence] < place.row) {
+    store_state(left, place.segment, g.width, place.lane, state);
+  } else {
+    leave_state(g, sequence, place.lane, state);
+  }
+}
+
+// Through a fast tile.
+template <bool kVector, class T>
+__device__ __forceinline__ void walk_tile(const ForwardArgs<T>& g, const Raw<T> (&k)[kTile],
+                                          Tile<kTile, T>& tile, const float (&w)[2],
+                                          const float (&u)[2], bool exact, int64_t at,
+                                          const Lane& lane, Scaled& state) {
+  float p[2] = {state.p[0], state.p[1]}, decay[2], bonus[2];
+  if (exact) run_maximum(k, w, p);
+  scale_rows(k, tile);
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
     const float scale = exp2_fast(state.p[j] - tile.top[j]);
-    a[j] = state.a[j] * scale, b[j] = state.b[j] * scale;
+    state.a[j] *= scale, state.b[j] *= scale;
     decay[j] = exp2_fast(w[j]), bonus[j] = exp2_fast(u[j]);
   }
   T* y = g.y + at;
 #pragma unroll
-  for (int i = 0; i < kForwardRows; ++i) {
+  for (int i = 0; i < kTile; ++i) {
     float vt[2], yt[2];
     tile.v[i].get(vt);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const float e = tile.e[i][j], now = bonus[j] * e;
-      yt[j] = fmaf(now, vt[j], a[j]) * reciprocal(b[j] + now);
-      a[j] = fmaf(decay[j], a[j], e * vt[j]);
-      b[j] = fmaf(decay[j], b[j], e);
+      yt[j] = fmaf(now, vt[j], state.a[j]) * reciprocal(state.b[j] + now);
+      state.a[j] = fmaf(decay[j], state.a[j], e * vt[j]);
+      state.b[j] = fmaf(decay[j], state.b[j], e);
     }
     store_row<kVector>(y, lane, yt[0], yt[1]);
     y += g.width;
   }
-  if (leaves) {
-    // The definition's exponent, from the rows themselves.
-    float p[2], top[2], w_again[2];
-    get(kept, lane_id, p), get(kept + kChannels, lane_id, top);
-    load_decay(g.w, lane, w_again);
-#pragma unroll 1
-    for (int i = 0; i < kForwardRows; ++i) {
-      float kt[2];
-      load_row<kVector>(g.k + at + int64_t{g.width} * i, lane, true).get(kt);
-#pragma unroll
-      for (int j = 0; j < 2; ++j) p[j] = fmaxf(p[j] + w_again[j], kt[j] * kLog2E);
-    }
-    Scaled after;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float scale = exp2_fast(top[j] - p[j]);
-      after.a[j] = a[j] * scale, after.b[j] = b[j] * scale, after.p[j] = p[j];
-    }
-    leave_state(g, g.sequences.of_row[row + kForwardRows - 1], lane, after);
-  }
+  rescale(tile.top, exact, p, state);
 }
 
-// Walks through any rows, with borders anywhere, reading them again.
+// Through any rows, with borders anywhere, reading them again.
 template <bool kVector, class T>
-__device__ __forceinline__ void walk_any(const ForwardArgs<T>& g, const float (&w)[2],
-                                         const float (&u)[2], const Borders& borders, int row,
-                                         int64_t at, const Lane& lane, int lane_id,
-                                         const float* initial, Scaled state) {
-  const int last_start = borders.last_start(kForwardRows - 1);
+__device__ __forceinline__ void walk_any(const ForwardArgs<T>& g, float* left, const Place& place,
+                                         const float (&w)[2], const float (&u)[2],
+                                         const Borders& borders, int row, int64_t at,
+                                         Scaled& state) {
+  const Lane& lane = place.lane;
 #pragma unroll 1
   for (int i = 0; i < borders.count; ++i) {
-    if (borders.starts_at(i)) {
-      state = i == last_start ? Scaled::get(initial, lane_id)
-                              : state_before(g, g.sequences.of_row[row + i], lane);
-    }
+    if (borders.starts_at(i)) state = state_before(g, g.sequences.of_row[row + i], lane);
     const int64_t here = at + int64_t{g.width} * i;
     float kt[2], vt[2], yt[2];
     load_row<kVector>(g.k + here, lane, true).get(kt);
@@ -98,67 +112,59 @@ __device__ __forceinline__ void walk_any(const ForwardArgs<T>& g, const float (&
       advance(state, j, w[j], kt[j] * kLog2E, vt[j]);
     }
     store_row<kVector>(g.y + here, lane, yt[0], yt[1]);
-    if (borders.ends_at(i)) leave_state(g, g.sequences.of_row[row + i], lane, state);
+    if (borders.ends_at(i)) leave(g, left, place, row + i, state);
   }
 }
 
+// Launch 3, from the last segment on.
 template <class T, bool kVector>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 3)
-    wkv4_forward_kernel(const ForwardArgs<T> g, const Scan scan) {
-  __shared__ ForwardShared shared;
-  const int ticket = take_ticket(scan, shared.scan);
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int lane_id = static_cast<int>(threadIdx.x) % kWarp;
-  const int segment = ticket / scan.groups, first = segment * kForwardSegment;
-  const int row = first + warp * kForwardRows;
-  const Lane lane(ticket % scan.groups * kChannels + 2 * lane_id, g.width);
-  const int64_t at = int64_t{row} * g.width + lane.c;
-  const bool all_there = row + kForwardRows <= g.rows;
-  Raw<T> k[kForwardRows];
-  Tile<kForwardRows, T> tile;
-  load_rows<kVector>(g.k + at, g.width, lane, all_there, k);
-  load_rows<kVector>(g.v + at, g.width, lane, all_there, tile.v);
-  const Borders borders = find_borders<kForwardRows>(g.sequences.of_row, row, g.rows, lane_id);
-  const int begin = static_cast<int>(g.sequences.offsets[g.sequences.of_row[first]]);
-  float w[2], w_rows[2], u[2];
-  load_decay(g.w, lane, w);
-  load_exponents(g.u, lane, u);
-#pragma unroll
-  for (int j = 0; j < 2; ++j) w_rows[j] = w[j] * kForwardRows;
-
-  float* initial = shared.initial[warp][0];
-  if (borders.starts != 0) {
-    const int start = row + borders.last_start(kForwardRows - 1);
-    state_before(g, g.sequences.of_row[start], lane).put(initial, lane_id);
-  }
-  bool fast = find_top(k, u, tile.top) && borders.plain(kForwardRows);
-  Scaled part;
-  if (fast) {
-    part = added_by(k, tile, w, g.a_out.data != nullptr);
-    if (borders.starts_at(0)) {
-      part = combine(Scaled::get(initial, lane_id), w_rows, 1.0f, part);
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 6 : 4)
+    wkv4_forward_kernel(const ForwardArgs<T> g, int64_t segments, bool exact, const float* before,
+                        float* left) {
+  if (warp_index() >= segments) return;
+  const Place place(segments - 1 - warp_index(), g.rows, g.width);
+  const Lane& lane = place.lane;
+  float w[2], u[2];
+  load_decay(g.w, lane, w), load_exponents(g.u, lane, u);
+  Scaled state;
+  if (place.segment > 0) state = load_state(before, place.segment, g.width, lane);
+#pragma unroll 1
+  for (int row = place.row; row < place.end; row += kTile) {
+    const int64_t at = int64_t{row} * g.width + lane.c;
+    const bool all_there = row + kTile <= g.rows;
+    Raw<T> k[kTile];
+    Tile<kTile, T> tile;
+    load_rows<kVector>(g.k + at, g.width, lane, all_there, k);
+    load_rows<kVector>(g.v + at, g.width, lane, all_there, tile.v);
+    const Borders borders = find_borders<kTile>(g.sequences.of_row, row, g.rows, place.lane_id);
+    bool fast = find_top(k, u, tile.top) && borders.plain(kTile);
+    if (fast && borders.starts_at(0)) state = state_before(g, g.sequences.of_row[row], lane);
+    fast = fast && fits_under(state.p, tile.top);
+    if (fast) {
+      walk_tile<kVector>(g, k, tile, w, u, exact, at, lane, state);
+      if (borders.ends_at(kTile - 1)) leave(g, left, place, row + kTile - 1, state);
+    } else {
+      walk_any<kVector>(g, left, place, w, u, borders, row, at, state);
     }
-  } else {
-    part = added_by_any<kVector>(g, at, lane, w, borders, initial, lane_id);
-    tile.drop();
   }
-  Scaled state = scan_block(scan, shared.scan, ticket, warp, lane_id, part, borders.starts != 0,
-                            begin != first, segment - begin / kForwardSegment, w_rows);
-  if (borders.count == 0) return;
-  if (g.segment_states != nullptr && warp % (kSavedSegment / kForwardRows) == 0) {
-    float* saved = g.segment_states + int64_t{row / kSavedSegment} * 3 * g.width;
-    store_floats(saved, lane, state.a);
-    store_floats(saved + g.width, lane, state.b);
-    store_floats(saved + 2 * g.width, lane, state.p);
+}
+
+// Brings the states that were put aside to their slots.
+template <class T>
+__global__ void __launch_bounds__(kWalkThreads)
+    wkv4_leave_kernel(const ForwardArgs<T> g, const float* left) {
+  const int c = static_cast<int>(blockIdx.y * kWalkThreads + threadIdx.x);
+  const int64_t segment = blockIdx.x, row = segment * kSegment;
+  const int sequence = g.sequences.of_row[row];
+  const int64_t end = g.sequences.offsets[sequence + 1];
+  const int64_t slot = g.sequences.slot_out[sequence];
+  if (c >= g.width || slot < 0 || g.sequences.offsets[sequence] >= row || end > row + kSegment) {
+    return;
   }
-  load_decay(g.w, lane, w), load_exponents(g.u, lane, u);  // again: they were in no register
-  if (fast && borders.starts_at(0)) state = Scaled::get(initial, lane_id);
-  fast = fast && fits_under(state.p, tile.top);
-  if (fast) {
-    walk_tile<kVector>(g, tile, w, u, borders, row, at, lane, lane_id, initial, state);
-  } else {
-    walk_any<kVector>(g, w, u, borders, row, at, lane, lane_id, initial, state);
-  }
+  const float* from = left + segment * 3 * g.width + c;
+  g.a_out.at(slot, c) = from[0];
+  g.b_out.at(slot, c) = from[g.width];
+  g.p_out.at(slot, c) = from[2 * g.width] * kLn2;
 }
 
 // Row after row: a block takes the sequences that start in its `chunk` rows, a thread one channel.
@@ -195,8 +201,8 @@ __global__ void __launch_bounds__(kWalkThreads)
 #pragma unroll
       for (int i = 0; i < kWalkRows; ++i) {
         if (t + i >= end) continue;
-        if (g.segment_states != nullptr && (t + i) % kSavedSegment == 0) {
-          float* saved = g.segment_states + (t + i) / kSavedSegment * 3 * g.width + c;
+        if (g.segment_states != nullptr && (t + i) % kSegment == 0) {
+          float* saved = g.segment_states + (t + i) / kSegment * 3 * g.width + c;
           saved[0] = a, saved[g.width] = b, saved[2 * g.width] = p * kLog2E;
         }
         const float kt = to_float(k[i]), vt = to_float(v[i]);
@@ -246,11 +252,29 @@ void forward(const Wkv4Forward& g, Context& ctx) {
     return;
   }
   const ArenaScope scope(*ctx.arena);
-  const Scan scan = make_scan(args.rows, args.width, kForwardSegment, ctx);
-  const auto blocks = static_cast<unsigned>(scan.orders) * static_cast<unsigned>(scan.groups);
-  const bool vector = args.width % 2 == 0 && is_paired(g.k) && is_paired(g.v) && is_paired(g.y);
-  const auto kernel = vector ? wkv4_forward_kernel<T, true> : wkv4_forward_kernel<T, false>;
-  kernel<<<blocks, kThreads, 0, stream(ctx)>>>(args, scan);
+  const int64_t segments = ceil_div(args.rows, kSegment), width = args.width;
+  const auto states = [&] {
+    return static_cast<float*>(ctx.arena->allocate(segments * 3 * width * 4));
+  };
+  float* const parts = states();
+  float* const before = args.segment_states != nullptr ? args.segment_states : states();
+  float* const left = args.a_out.data != nullptr ? states() : nullptr;
+  auto* const closed = static_cast<int*>(ctx.arena->allocate(segments * 4));
+  const bool exact = args.a_out.data != nullptr;
+  const bool vector = width % 2 == 0 && is_paired(g.k) && is_paired(g.v) && is_paired(g.y);
+  const dim3 grid(static_cast<unsigned>(ceil_div(segments, kWarps)),
+                  static_cast<unsigned>(ceil_div(width, kChannels)));
+  const auto add = vector ? wkv4_add_kernel<T, true> : wkv4_add_kernel<T, false>;
+  add<<<grid, kThreads, 0, stream(ctx)>>>(args, segments, exact, parts, closed);
+  check_launch("wkv4");
+  carry<1>(args.w, parts, closed, segments, width, kSegment, before, ctx);
+  const auto walk = vector ? wkv4_forward_kernel<T, true> : wkv4_forward_kernel<T, false>;
+  walk<<<grid, kThreads, 0, stream(ctx)>>>(args, segments, exact, before, left);
+  check_launch("wkv4");
+  if (left == nullptr) return;
+  const dim3 all(static_cast<unsigned>(segments),
+                 static_cast<unsigned>(ceil_div(width, kWalkThreads)));
+  wkv4_leave_kernel<<<all, kWalkThreads, 0, stream(ctx)>>>(args, left);
   check_launch("wkv4");
 }
 

@@ -1,28 +1,20 @@
-// What the two kernels of WKV-4 on the GPU share: rows in registers, scaled states, and the scan
-// over time. Included by wkv4_cuda.cu and wkv4_backward_cuda.cu only.
+// What the kernels of WKV-4 on the GPU share: rows in registers, scaled states, and the carrying of
+// states over time. Included by wkv4_cuda.cu and wkv4_backward_cuda.cu only.
 //
-// A block owns a segment of the packed rows and 64 channels; a warp owns a few rows of it, a lane
-// two neighbouring channels. A warp keeps its rows in registers and
-//   1. finds what they add to the state, starting from nothing;
-//   2. learns the state before them: from the earlier warps of its block through shared memory,
-//      from the blocks before through scratch memory (below);
-//   3. walks through its rows from that state.
-// The backward does 1 and 2 for the state (from the state that the forward saved for its segment),
-// sweeps forward for the outputs and their denominators, then does 1 to 3 for the state's gradient,
-// from the end.
+// The packed rows are cut into segments, whatever sequences lie in them; a warp owns one segment
+// and 64 channels, a lane two neighbouring channels. Three launches, as the state is linear in what
+// was before:
+//   1. each warp finds what its segment adds to the state, starting from nothing: all of the state
+//      after it when a sequence starts in it (the segment is closed then);
+//   2. for each channel, from every closed segment on, states are carried to the next closed one;
+//   3. each warp walks through its rows from the state before them.
+// Rows are read twice; the last ones of 1 are the first ones of 3 and still in the cache. (A single
+// pass, blocks waiting for each other by decoupled look-back, read them once and was slower: it
+// waited more than it read.)
 //
-// Usually the k of a warp's rows lie within 2^kSpread of each other. Then no row needs a scale of
-// its own: with e_t = 2^(k_t - top), top the largest k of a channel, a row is a = 2^w a + e_t v_t,
-// b = 2^w b + e_t, and the gradient is in the scale 2^-top. b is at least the last e, so nothing
-// that counts underflows; what comes from other rows may lie any way below, but only 2^kAbove
-// above. Warps for which this does not hold, or in whose rows a sequence starts or ends, read their
-// rows again one by one and give each its own exponent (the functions called ..._any).
-//
-// Between blocks (Merrill and Garland 2016, decoupled look-back): a block publishes what its rows
-// add, and the whole state after its rows as soon as it knows that; it looks back over the blocks
-// that have published no whole state yet. Blocks take their places from a counter when they start,
-// so what one waits for is running or done. A whole state is always computed from the one before,
-// whatever was found published: the bits do not depend on timing.
+// A warp takes a tile of rows at a time. In a fast tile, the usual case, all exponentials are in
+// the scale of the tile's largest k, and nothing is rescaled between its rows; the careful form
+// with a running maximum serves the others.
 //
 // In here exponents count powers of 2: w, u, k and p are multiplied by log2(e) when they are read.
 // Of two exponentials 2^(x - max(x, y)), 2^(y - max(x, y)) one is always 1, so one serves both.
@@ -35,12 +27,11 @@
 
 namespace rookery::cuda::wkv4 {
 
-constexpr int kWarps = 4, kThreads = kWarps * kWarp;
-constexpr int kChannels = 2 * kWarp;                  // of a block
-constexpr int kForwardRows = 32, kBackwardRows = 16;  // of a warp
-constexpr int kForwardSegment = kWarps * kForwardRows;
-constexpr int kSavedSegment = static_cast<int>(kWkv4DeviceSegment);
-static_assert(kWarps * kBackwardRows == kSavedSegment && kForwardSegment % kSavedSegment == 0);
+constexpr int kWarps = 4, kThreads = kWarps * kWarp;  // of a block; each has a segment of its own
+constexpr int kChannels = 2 * kWarp;                  // of a warp
+constexpr int kTile = 16;                             // rows
+constexpr int kSegment = static_cast<int>(kWkv4DeviceSegment);
+static_assert(kSegment % kTile == 0);
 // Of the kernels in which a thread takes one channel.
 constexpr int kWalkThreads = 128;
 
@@ -62,15 +53,6 @@ __device__ __forceinline__ float reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-__device__ __forceinline__ int load_acquire(const int* p) {
-  int x;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
-  return x;
-}
-__device__ __forceinline__ void store_release(int* p, int x) {
-  asm volatile("st.release.gpu.global.s32 [%0], %1;" : : "l"(p), "r"(x) : "memory");
-}
-
 // What keeps sums of exponentials in one common scale far from the ends of float32: the largest
 // spread of k within a warp's rows, how far what comes from elsewhere may lie above them, and u.
 constexpr float kSpread = 50.0f, kAbove = 40.0f, kBonus = 30.0f;
@@ -365,211 +347,160 @@ __device__ __forceinline__ void normalise(float size, float& a, float& b, float&
   a *= scale, b *= scale, p += static_cast<float>(exponent);
 }
 
-// What a fast tile adds to the state, starting from nothing; fills tile.e.
-// `exact`: p is the definition's, the running maximum; else any near it.
+// e of a fast tile.
+template <int kRows, class T>
+__device__ __forceinline__ void scale_rows(const Raw<T> (&k)[kRows], Tile<kRows, T>& tile) {
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    float kt[2];
+    k[i].get(kt);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      tile.e[i][j] = exp2_fast(fmaf(kt[j], kLog2E, -tile.top[j]));
+    }
+  }
+}
+// The definition's exponent after rows, from that before them: the running maximum.
+template <int kRows, class T>
+__device__ __forceinline__ void run_maximum(const Raw<T> (&k)[kRows], const float (&w)[2],
+                                            float (&p)[2]) {
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    float kt[2];
+    k[i].get(kt);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) p[j] = fmaxf(p[j] + w[j], kt[j] * kLog2E);
+  }
+}
+// Puts (a, b) 2^top into a state: with the exponent `p` that it shall have, or, when that does not
+// matter, any near.
+__device__ __forceinline__ void rescale(const float (&top)[2], bool exact, const float (&p)[2],
+                                        Scaled& s) {
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    s.p[j] = top[j];
+    if (exact) {
+      const float scale = exp2_fast(top[j] - p[j]);
+      s.a[j] *= scale, s.b[j] *= scale, s.p[j] = p[j];
+    } else {
+      normalise(s.b[j], s.a[j], s.b[j], s.p[j]);
+    }
+  }
+}
+
+// What a fast tile adds to the state, starting from nothing. `exact`: p is the definition's.
 template <int kRows, class T>
 __device__ __forceinline__ Scaled added_by(const Raw<T> (&k)[kRows], Tile<kRows, T>& tile,
                                            const float (&w)[2], bool exact) {
   Scaled s;
   const float decay[2] = {exp2_fast(w[0]), exp2_fast(w[1])};
-  float running[2] = {kEmpty, kEmpty};
-  if (exact) {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      float kt[2];
-      k[i].get(kt);
-#pragma unroll
-      for (int j = 0; j < 2; ++j) running[j] = fmaxf(running[j] + w[j], kt[j] * kLog2E);
-    }
-  }
+  float p[2] = {kEmpty, kEmpty};
+  if (exact) run_maximum(k, w, p);
+  scale_rows(k, tile);
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
-    float kt[2], vt[2];
-    k[i].get(kt), tile.v[i].get(vt);
+    float vt[2];
+    tile.v[i].get(vt);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const float e = exp2_fast(fmaf(kt[j], kLog2E, -tile.top[j]));
-      tile.e[i][j] = e;
+      const float e = tile.e[i][j];
       s.a[j] = fmaf(decay[j], s.a[j], e * vt[j]);
       s.b[j] = fmaf(decay[j], s.b[j], e);
     }
   }
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    s.p[j] = tile.top[j];
-    if (exact) {
-      const float scale = exp2_fast(s.p[j] - running[j]);
-      s.a[j] *= scale, s.b[j] *= scale, s.p[j] = running[j];
-    } else {
-      normalise(s.b[j], s.a[j], s.b[j], s.p[j]);
-    }
-  }
+  rescale(tile.top, exact, p, s);
   return s;
 }
-// The same for any rows, in which sequences may start and k have any spread, read again: all of
-// the state after them if one starts, `initial` [3, kChannels] being what the last of those starts
-// from. `at` is the first element.
+// From the state before any rows to that after them, reading them again; `at` is the first element.
 template <bool kVector, class T>
-__device__ __forceinline__ Scaled added_by_any(const ForwardArgs<T>& g, int64_t at,
-                                               const Lane& lane, const float (&w)[2],
-                                               const Borders& borders, const float* initial,
-                                               int lane_id) {
-  const int start = borders.last_start(kWarp - 1);
-  Scaled s;
-  if (start >= 0) s = Scaled::get(initial, lane_id);
+__device__ __forceinline__ void add_any(const ForwardArgs<T>& g, int row, int64_t at,
+                                        const Lane& lane, const float (&w)[2],
+                                        const Borders& borders, Scaled& state) {
 #pragma unroll 1
-  for (int i = max(start, 0); i < borders.count; ++i) {
+  for (int i = 0; i < borders.count; ++i) {
+    if (borders.starts_at(i)) state = state_before(g, g.sequences.of_row[row + i], lane);
     float kt[2], vt[2];
     load_row<kVector>(g.k + at + int64_t{g.width} * i, lane, true).get(kt);
     load_row<kVector>(g.v + at + int64_t{g.width} * i, lane, true).get(vt);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) advance(s, j, w[j], kt[j] * kLog2E, vt[j]);
+    for (int j = 0; j < 2; ++j) advance(state, j, w[j], kt[j] * kLog2E, vt[j]);
   }
+}
+
+// States of segments or tiles in memory: [count, 3, width].
+__device__ __forceinline__ void store_state(float* states, int64_t index, int width,
+                                            const Lane& lane, const Scaled& s) {
+  float* to = states + index * 3 * width;
+  store_floats(to, lane, s.a);
+  store_floats(to + width, lane, s.b);
+  store_floats(to + 2 * width, lane, s.p);
+}
+__device__ __forceinline__ Scaled load_state(const float* states, int64_t index, int width,
+                                             const Lane& lane) {
+  const float* from = states + index * 3 * width;
+  Scaled s;
+  load_floats(from, lane, s.a);
+  load_floats(from + width, lane, s.b);
+  load_floats(from + 2 * width, lane, s.p);
   return s;
 }
 
-// Where blocks meet. Items are in the order of the scan, the groups of channels innermost.
-struct Scan {
-  int* ticket;
-  int* flags;     // [orders, groups]
-  float* shares;  // [orders, groups, 2, 3, kChannels] what rows add; the whole state after them
-  int orders, groups;
+// before[i] = what the parts before i, from the last closed one on, come to at i: launch 2. A
+// thread carries one channel from one closed part to the next; `step` is -1 for gradients, whose
+// order is reversed. The part that the order begins with is closed. `rows` of a part decay what
+// came before.
+template <int kStep>
+__global__ void __launch_bounds__(kWalkThreads)
+    wkv4_carry_kernel(const float* __restrict__ w, const float* __restrict__ parts,
+                      const int* __restrict__ closed, int64_t count, int64_t width, int rows,
+                      float* __restrict__ before) {
+  const int64_t c = int64_t{blockIdx.y} * kWalkThreads + threadIdx.x, first = blockIdx.x;
+  if (c >= width || closed[first] == 0) return;
+  float decay = w[c] * kLog2E;
+  decay = rows * (decay < kLowestDecay ? kLowestDecay : decay);
+  const auto read = [&](int64_t i, float& a, float& b, float& p) {
+    const float* part = parts + i * 3 * width + c;
+    a = part[0], b = part[width], p = part[2 * width];
+  };
+  float a, b, p;
+  read(first, a, b, p);
+#pragma unroll 4
+  for (int64_t i = first + kStep; i >= 0 && i < count; i += kStep) {
+    float* to = before + i * 3 * width + c;
+    to[0] = a, to[width] = b, to[2 * width] = p;
+    if (closed[i] != 0) return;
+    float x, y, q;
+    read(i, x, y, q);
+    const ScaledPair e = scale_pair(p + decay, q);
+    a = fmaf(e.x, a, e.y * x);
+    b = fmaf(e.x, b, e.y * y);
+    p = e.maximum;
+  }
+}
+template <int kStep>
+void carry(const float* w, const float* parts, const int* closed, int64_t count, int64_t width,
+           int rows, float* before, Context& ctx) {
+  const dim3 grid(static_cast<unsigned>(count),
+                  static_cast<unsigned>(ceil_div(width, kWalkThreads)));
+  const auto kernel = wkv4_carry_kernel<kStep>;
+  kernel<<<grid, kWalkThreads, 0, stream(ctx)>>>(w, parts, closed, count, width, rows, before);
+  check_launch("wkv4");
+}
+
+// A warp's segment and its lane's channels.
+struct Place {
+  int64_t segment;
+  int row, end, lane_id;
+  Lane lane;
+  __device__ Place(int64_t segment, int rows, int width)
+      : segment(segment),
+        row(static_cast<int>(segment) * kSegment),
+        end(min(row + kSegment, rows)),
+        lane_id(static_cast<int>(threadIdx.x) % kWarp),
+        lane(static_cast<int>(blockIdx.y) * kChannels + 2 * lane_id, width) {}
 };
-enum Flag : int { kNothing, kShare, kWhole };
-
-// Blocks that one looks back on at most, so many per warp after the first.
-constexpr int kWatched = 3, kWindow = kWatched * (kWarps - 1);
-
-struct alignas(16) ScanShared {
-  float part[kWarps][3][kChannels];     // what each warp adds; then what those before it add
-  float behind[kWindow][3][kChannels];  // of blocks before, the nearest first
-  float sum[3][kChannels], carried[3][kChannels];
-  int closed[kWarps], flags[kWindow];
-  int ticket, open;
-};
-
-// The next item, for the whole block.
-__device__ __forceinline__ int take_ticket(const Scan& scan, ScanShared& shared) {
-  if (threadIdx.x == 0) shared.ticket = atomicAdd(scan.ticket, 1);
-  __syncthreads();
-  return shared.ticket;
-}
-__device__ __forceinline__ float* shares_of(const Scan& scan, int item, int flag) {
-  return scan.shares + (int64_t{2} * item + flag - kShare) * (3 * kChannels);
-}
-__device__ __forceinline__ void publish(const Scan& scan, int item, Flag flag, const Scaled& s,
-                                        int lane) {
-  s.put(shares_of(scan, item, flag), lane);
-  __syncwarp();
-  if (lane == 0) store_release(scan.flags + item, flag);
-}
-
-// Makes of each warp's part what comes to that warp from those before it in the block; returns what
-// all of them add. For one warp, between barriers. A warp is closed that has all of the state after
-// it in its part. `w` is the decay over a warp's rows.
-__device__ __forceinline__ Scaled scan_parts(ScanShared& shared, const float (&w)[2], int lane) {
-  Scaled sum;
-#pragma unroll 1  // registers
-  for (int i = 0; i < kWarps; ++i) {
-    const Scaled part = Scaled::get(shared.part[i][0], lane);
-    sum.put(shared.part[i][0], lane);
-    sum = shared.closed[i] != 0 ? part : combine(sum, w, 1.0f, part);
-  }
-  return sum;
-}
-
-// Puts each warp's part where scan_parts() finds it; bits: which warps are closed.
-__device__ __forceinline__ unsigned share_parts(ScanShared& shared, int place, int lane,
-                                                const Scaled& part, bool closed) {
-  part.put(shared.part[place][0], lane);
-  if (lane == 0) shared.closed[place] = closed ? 1 : 0;
-  __syncthreads();
-  return __ballot_sync(kAllLanes, lane < kWarps && shared.closed[lane % kWarps] != 0);
-}
-
-// Waits for blocks before this one and copies what they published.
-__device__ __forceinline__ void watch(const Scan& scan, ScanShared& shared, int ticket, int place,
-                                      int lane, int window) {
-  const int first = (place - 1) * kWatched;
-  int flag = kNothing;
-  if (lane < kWatched && first + lane < window) {
-    const int* published = scan.flags + (ticket - (first + lane + 1) * scan.groups);
-    // One whole state is needed, and the last of the window will have it.
-    const int wanted = first + lane == window - 1 ? kWhole : kShare;
-    do flag = load_acquire(published);
-    while (flag < wanted);
-    shared.flags[first + lane] = flag;
-  }
-  __syncwarp();
-  // For all lanes: they must not see different flags. Nothing beyond a whole state is needed.
-  const unsigned wholes = __ballot_sync(kAllLanes, flag == kWhole);
-  const int end = wholes == 0 ? min(window - first, kWatched) : __ffs(static_cast<int>(wholes));
-#pragma unroll
-  for (int i = 0; i < kWatched; ++i) {
-    if (i >= end) continue;
-    const int item = ticket - (first + i + 1) * scan.groups;
-    const int found = (wholes >> i & 1u) != 0 ? kWhole : kShare;
-    Scaled::get(shares_of(scan, item, found), lane).put(shared.behind[first + i][0], lane);
-  }
-}
-
-// The state that comes to this warp, at `place` of its block's scan, given what each warp adds.
-// `open`: the state before the block matters (as the warp at place 0 says); `distance`: as many
-// items back one publishes its whole state at once. Every thread of a block calls this.
-__device__ __forceinline__ Scaled scan_block(const Scan& scan, ScanShared& shared, int ticket,
-                                             int place, int lane, const Scaled& part, bool closed,
-                                             bool open, int distance, const float (&w)[2]) {
-  const bool last = ticket / scan.groups == scan.orders - 1;
-  if (place == 0 && lane == 0) shared.open = open ? 1 : 0;
-  const unsigned closed_warps = share_parts(shared, place, lane, part, closed);
-  // The same for all warps.
-  const bool is_open = shared.open != 0;
-  const int window = min(distance, kWindow);
-  if (place == 0) {
-    const Scaled sum = scan_parts(shared, w, lane);
-    sum.put(shared.sum[0], lane);
-    if (!last) publish(scan, ticket, closed_warps != 0 ? kWhole : kShare, sum, lane);
-  } else if (is_open && (place - 1) * kWatched < window) {
-    watch(scan, shared, ticket, place, lane, window);
-  }
-  __syncthreads();
-  if (is_open) {
-    if (place == 0) {
-      const unsigned wholes =
-          __ballot_sync(kAllLanes, lane < window && shared.flags[lane % kWindow] == kWhole);
-      int i = __ffs(static_cast<int>(wholes)) - 1;
-      Scaled carried = Scaled::get(shared.behind[i][0], lane);
-#pragma unroll 1
-      while (--i >= 0) {
-        carried = combine(carried, w, kWarps, Scaled::get(shared.behind[i][0], lane));
-      }
-      carried.put(shared.carried[0], lane);
-      if (!last && closed_warps == 0) {
-        const Scaled sum = Scaled::get(shared.sum[0], lane);
-        publish(scan, ticket, kWhole, combine(carried, w, kWarps, sum), lane);
-      }
-    }
-    __syncthreads();
-  }
-  const Scaled before = Scaled::get(shared.part[place][0], lane);
-  if (!is_open || (closed_warps & ((1u << place) - 1u)) != 0) return before;
-  return combine(Scaled::get(shared.carried[0], lane), w, static_cast<float>(place), before);
-}
-
-// A fresh scan over segments of `segment_rows` rows; its memory is good until the arena's scope
-// ends, and after that in the order of the stream.
-inline Scan make_scan(int64_t rows, int64_t width, int64_t segment_rows, Context& ctx) {
-  Scan scan{};
-  scan.orders = static_cast<int>(ceil_div(rows, segment_rows));
-  scan.groups = static_cast<int>(ceil_div(width, kChannels));
-  const int64_t items = int64_t{scan.orders} * scan.groups;
-  const int64_t bytes = (items + 1) * static_cast<int64_t>(sizeof(int));
-  scan.ticket = static_cast<int*>(ctx.arena->allocate(bytes));
-  scan.flags = scan.ticket + 1;
-  scan.shares = static_cast<float*>(
-      ctx.arena->allocate(items * 2 * 3 * kChannels * static_cast<int64_t>(sizeof(float))));
-  check_cuda(cudaMemsetAsync(scan.ticket, 0, bytes, stream(ctx)), "wkv4: zeroing");
-  return scan;
+__device__ __forceinline__ int64_t warp_index() {
+  return int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
 }
 
 // Rows, channels and blocks are counted with 32 bits.

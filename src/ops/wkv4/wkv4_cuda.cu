@@ -64,6 +64,7 @@ __device__ __forceinline__ void walk_tile(const ForwardArgs<T>& g, const Raw<T> 
                                           Tile<kTile, T>& tile, const float (&w)[2],
                                           const float (&u)[2], bool exact, int64_t at,
                                           const Lane& lane, Scaled& state) {
+  if (kVector && !lane.in[0]) return;  // once, not at every store
   float p[2] = {state.p[0], state.p[1]}, decay[2], bonus[2];
   if (exact) run_maximum(k, w, p);
   scale_rows(k, tile);

@@ -112,8 +112,10 @@ __device__ __forceinline__ Raw<T> load_row(const T* p, const Lane& lane, bool th
 template <bool kVector, class T>
 __device__ __forceinline__ void store_row(T* p, const Lane& lane, float x, float y) {
   if constexpr (kVector) {
-    const float values[2] = {x, y};
-    if (lane.in[0]) store_pack<2>(p, values);
+    // One store: the compiler makes two of a pair of bfloat16.
+    if (lane.in[0]) {
+      *reinterpret_cast<Raw<T>*>(p) = Raw<T>::from(from_float<T>(x), from_float<T>(y));
+    }
   } else {
     if (lane.in[0]) p[0] = from_float<T>(x);
     if (lane.in[1]) p[1] = from_float<T>(y);
@@ -312,8 +314,15 @@ struct Tile {
 template <bool kVector, int kRows, class T>
 __device__ __forceinline__ void load_rows(const T* p, int step, const Lane& lane, bool there,
                                           Raw<T> (&x)[kRows]) {
+  if (kVector && there && lane.in[0]) {  // asked once, not at every load
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) x[i] = load_row<kVector>(p + int64_t{step} * i, lane, there);
+    for (int i = 0; i < kRows; ++i) x[i] = *reinterpret_cast<const Raw<T>*>(p + int64_t{step} * i);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    x[i] = load_row<kVector>(p + int64_t{step} * i, lane, there && !kVector);
+  }
 }
 // Sets tile.top; whether, in all lanes, sums over these rows can be in that scale.
 template <int kRows, class T>
@@ -464,17 +473,30 @@ __global__ void __launch_bounds__(kWalkThreads)
   };
   float a, b, p;
   read(first, a, b, p);
-#pragma unroll 4
-  for (int64_t i = first + kStep; i >= 0 && i < count; i += kStep) {
-    float* to = before + i * 3 * width + c;
-    to[0] = a, to[width] = b, to[2 * width] = p;
-    if (closed[i] != 0) return;
-    float x, y, q;
-    read(i, x, y, q);
-    const ScaledPair e = scale_pair(p + decay, q);
-    a = fmaf(e.x, a, e.y * x);
-    b = fmaf(e.x, b, e.y * y);
-    p = e.maximum;
+  // Parts are read many at a time: one by one each would cost the way to memory and back.
+  constexpr int kAhead = 16;
+  for (int64_t begin = first + kStep; begin >= 0 && begin < count; begin += kAhead * kStep) {
+    float x[kAhead], y[kAhead], q[kAhead];
+    int ends[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int64_t i = begin + j * kStep;
+      ends[j] = -1;
+      if (i < 0 || i >= count) continue;
+      ends[j] = closed[i];
+      read(i, x[j], y[j], q[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (ends[j] < 0) return;  // there is no more
+      float* to = before + (begin + j * kStep) * 3 * width + c;
+      to[0] = a, to[width] = b, to[2 * width] = p;
+      if (ends[j] != 0) return;
+      const ScaledPair e = scale_pair(p + decay, q[j]);
+      a = fmaf(e.x, a, e.y * x[j]);
+      b = fmaf(e.x, b, e.y * y[j]);
+      p = e.maximum;
+    }
   }
 }
 template <int kStep>

@@ -13,6 +13,7 @@
 // transcript() are the ids that were read.
 #pragma once
 
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <map>

@@ -1,6 +1,7 @@
 // The flags of the sampler, shared by the verbs that make text.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>

@@ -1,6 +1,7 @@
 // Between a model's state and a state file: what a state says of its model, and whether it fits.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 

@@ -1,6 +1,7 @@
 // The data of `rookery train`: which tokenizer reads it, which part is learned and which held out.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>

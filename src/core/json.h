@@ -1,6 +1,7 @@
 // JSON from files of others: headers, configurations, indexes, tokenizers.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>

@@ -1,6 +1,7 @@
 // Inputs of any size, read in blocks: a text file as pieces of documents, a .jsonl file as lines.
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <memory>

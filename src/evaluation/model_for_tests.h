@@ -2,6 +2,7 @@
 // what a model thinks of a text by the definition.
 #pragma once
 
+#include <cstdint>
 #include <cmath>
 #include <string>
 #include <vector>

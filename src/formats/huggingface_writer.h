@@ -1,6 +1,7 @@
 // Writes RWKV-4 as the transformers library stores it (huggingface.h says how).
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <span>

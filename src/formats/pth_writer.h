@@ -2,6 +2,7 @@
 // that names the tensors and a member with the numbers of each.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <span>
 

@@ -7,6 +7,7 @@
 // merging within each piece.
 #pragma once
 
+#include <cstdint>
 #include <array>
 #include <utility>
 

@@ -2,6 +2,8 @@
 // scratch.
 #pragma once
 
+#include <cstdint>
+
 #include "tokenizers/tokenizer.h"
 
 namespace rookery {

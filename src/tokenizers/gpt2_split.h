@@ -7,6 +7,7 @@
 // engine; the test compares it with PCRE2.
 #pragma once
 
+#include <cstdint>
 #include <array>
 #include <string_view>
 

@@ -1,6 +1,7 @@
 // Tokenizers from files and from what a saved model carries.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string_view>

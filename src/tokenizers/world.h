@@ -6,6 +6,8 @@
 // "129": [128], ...}, is read, too.
 #pragma once
 
+#include <cstdint>
+
 #include "tokenizers/byte_trie.h"
 #include "tokenizers/tokenizer.h"
 

@@ -4,6 +4,7 @@
 // made of. Written aside, then renamed.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <vector>

@@ -288,7 +288,9 @@ TEST_F(GpuTrainerTest, SaysWhatWouldFit) {
   options_.batch = 4096;
   const ModelConfig config = make_config("4", 12, 768, 256);
   const int64_t free = cuda::free_memory();
-  if (plan_memory(config, options_, pool_, Device::kCuda).total() <= free) GTEST_SKIP();
+  if (plan_memory(config, options_, pool_, Device::kCuda).total() <= free) {
+    GTEST_SKIP() << "SKIPPED: this GPU has room for all of it";
+  }
   try {
     Trainer(Model::initialised(config, {}, pool_), options_, pool_, Device::kCuda);
     ADD_FAILURE() << "4096 windows of 1024 tokens fit?";

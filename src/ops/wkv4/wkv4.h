@@ -70,7 +70,7 @@ inline constexpr int64_t kWkv4Segment = 128, kWkv4Block = 64;
 // Channels of the largest vector of any target: the backward keeps the states inside a segment for
 // one vector (128 x 3 x 16 floats = 24 KiB, half of a first-level cache).
 inline constexpr int64_t kWkv4Lanes = 16;
-// Rows between two saved states on a GPU: what one block of the backward takes.
+// Rows between two saved states on a GPU: what one warp takes.
 inline constexpr int64_t kWkv4DeviceSegment = 64;
 inline constexpr double kWkv4EmptyExponent = -1e38;
 

@@ -9,8 +9,9 @@
 //   2. for each channel, from every closed segment on, states are carried to the next closed one;
 //   3. each warp walks through its rows from the state before them.
 // Rows are read twice; the last ones of 1 are the first ones of 3 and still in the cache. (A single
-// pass, blocks waiting for each other by decoupled look-back, read them once and was slower: it
-// waited more than it read.)
+// pass, in which blocks wait for each other by decoupled look-back, reads them once. What it
+// measured is in docs/performance.md: it won or lost by the shape of its blocks, and waited more
+// than it read.)
 //
 // A warp takes a tile of rows at a time. In a fast tile, the usual case, all exponentials are in
 // the scale of the tile's largest k, and nothing is rescaled between its rows; the careful form
@@ -300,16 +301,6 @@ struct Tile {
   float e[kRows][2];
   Raw<T> v[kRows];
   float top[2];  // the largest k
-
-  // What is left of it where rows are read again: nothing, so that it takes no registers.
-  __device__ void drop() {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      e[i][0] = e[i][1] = 0.0f;
-      v[i] = Raw<T>::from(from_float<T>(0.0f), from_float<T>(0.0f));
-    }
-    top[0] = top[1] = 0.0f;
-  }
 };
 template <bool kVector, int kRows, class T>
 __device__ __forceinline__ void load_rows(const T* p, int step, const Lane& lane, bool there,

@@ -7,7 +7,7 @@ namespace rookery {
 
 int64_t wkv4_segment_count(const Sequences& sequences, Device device) {
   if (device == Device::kCuda) {
-    return (sequences.rows() + kWkv4DeviceSegment - 1) / kWkv4DeviceSegment;
+    return (sequences.rows() + kWkv4DeviceTile - 1) / kWkv4DeviceTile;
   }
   int64_t segments = 0;
   for (int64_t s = 0; s < sequences.count; ++s) {

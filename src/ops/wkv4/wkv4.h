@@ -20,8 +20,8 @@ struct Wkv4Forward {
   StateView a_in, b_in, p_in;  // [slots] of A, or empty: every sequence starts from the empty state
   StateView a_out, b_out, p_out;  // may be the same memory; or empty
   TensorView y;                   // [T, A]
-  // [wkv4_segment_count, 3, A] float32: (a, b, p) before the first token of each segment, kept for
-  // the backward; or empty.
+  // [wkv4_segment_count, 3, A] float32: (a, b, p) before each segment, kept for the backward; or
+  // empty.
   TensorView segment_states;
 
   template <class Visitor>
@@ -70,12 +70,12 @@ inline constexpr int64_t kWkv4Segment = 128, kWkv4Block = 64;
 // Channels of the largest vector of any target: the backward keeps the states inside a segment for
 // one vector (128 x 3 x 16 floats = 24 KiB, half of a first-level cache).
 inline constexpr int64_t kWkv4Lanes = 16;
-// Rows between two saved states on a GPU: what one warp takes.
-inline constexpr int64_t kWkv4DeviceSegment = 64;
+// Rows between two saved states on a GPU: what one warp takes at a time.
+inline constexpr int64_t kWkv4DeviceTile = 16;
 inline constexpr double kWkv4EmptyExponent = -1e38;
 
-// Segments that these sequences are cut into. On a CPU none crosses a border, none is longer than
-// kWkv4Segment. On a GPU they are kWkv4DeviceSegment rows each, whatever lies in them.
+// Saved states of these sequences. On a CPU one for each segment of kWkv4Segment tokens of a
+// sequence; on a GPU one for each kWkv4DeviceTile rows, whatever lies in them.
 int64_t wkv4_segment_count(const Sequences& sequences, Device device);
 
 namespace cpu {

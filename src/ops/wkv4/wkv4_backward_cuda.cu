@@ -5,6 +5,8 @@ namespace rookery::cuda {
 namespace wkv4 {
 namespace {
 
+constexpr int kWarps = 4, kThreads = kWarps * kWarp, kRound = kWarps * kTile;
+
 template <class T>
 struct BackwardArgs {
   ForwardArgs<T> forward;
@@ -12,10 +14,10 @@ struct BackwardArgs {
   T *dk, *dv;
   bool accumulate_dk, accumulate_dv;
   DeviceState da_out, db_out, da_in, db_in;
-  float* partial;  // [blocks, 2, A] shares of dw and du
+  float* partial = nullptr;  // [grid.y, 2, A] shares of dw and du
 
-  BackwardArgs(const Wkv4Backward& g, float* partial)
-      : forward(g.forward),
+  explicit BackwardArgs(const Wkv4Backward& g)
+      : forward(g.forward, 0),
         dy(static_cast<const T*>(g.dy.data)),
         dk(static_cast<T*>(g.dk.data)),
         dv(static_cast<T*>(g.dv.data)),
@@ -24,8 +26,7 @@ struct BackwardArgs {
         da_out(g.da_out),
         db_out(g.db_out),
         da_in(g.da_in),
-        db_in(g.db_in),
-        partial(partial) {}
+        db_in(g.db_in) {}
 };
 
 template <class T>
@@ -41,56 +42,38 @@ __global__ void pass_state_gradients_kernel(const BackwardArgs<T> g) {
   g.db_in.at(in, c) = out < 0 ? 0.0f : g.db_out.at(out, c);
 }
 
-// Between these a number has a power of two that can be taken out of it, and its inverse too.
-constexpr float kSmallest = 0x1p-120f, kLargest = 0x1p120f;
-
+template <class T>
 struct BackwardShared {
-  // Of each row, where rows are read again: the exponent of its denominator, dy / denominator, y.
-  // A lane's own, like all below.
-  float rows[kWarps][kTile][3][kChannels];
-  float before[kWarps][3][kChannels];  // the state before a warp's rows
-  float sums[kWarps][2][kChannels];    // of dw and du
+  Rows k[2][kWarps], v[2][kWarps], dy[2][kWarps];  // of this round and the next
+  SharedParts<T, kWarps> parts;
+  SharedTotals<T> totals;  // last: there in a cluster only
 };
 
 // The gradient of a sequence's final state: a and b are given in the gauge p.
 template <class T>
-__device__ __forceinline__ Scaled gradient_after(const BackwardArgs<T>& g, int sequence,
-                                                 const Lane& lane) {
-  Scaled s;
+__device__ __forceinline__ Scaled<T> gradient_after(const BackwardArgs<T>& g, int sequence,
+                                                    const Lane<T>& lane) {
+  Scaled<T> s;
   const int64_t slot = g.da_out.data != nullptr ? g.forward.sequences.slot_out[sequence] : -1;
   if (slot >= 0) {
     load_floats(&g.da_out.at(slot, 0), lane, s.a);
     load_floats(&g.db_out.at(slot, 0), lane, s.b);
-    load_exponents(&g.forward.p_out.at(slot, 0), lane, s.p);
-    s.p[0] = -s.p[0], s.p[1] = -s.p[1];
+    load_floats(&g.forward.p_out.at(slot, 0), lane, s.p);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) s.p[j] *= -kLog2E;
   }
   return s;
 }
-// The product of a sequence's final state and its gradient.
-template <class T>
-__device__ __forceinline__ void product_after(const BackwardArgs<T>& g, int sequence,
-                                              const Lane& lane, float (&x)[2]) {
-  x[0] = x[1] = 0.0f;
-  const int64_t slot = g.da_out.data != nullptr ? g.forward.sequences.slot_out[sequence] : -1;
-  if (slot < 0) return;
-  float a[2], b[2], da[2], db[2];
-  load_floats(&g.da_out.at(slot, 0), lane, da);
-  load_floats(&g.db_out.at(slot, 0), lane, db);
-  load_floats(&g.forward.a_out.at(slot, 0), lane, a);
-  load_floats(&g.forward.b_out.at(slot, 0), lane, b);
-#pragma unroll
-  for (int j = 0; j < 2; ++j) x[j] = fmaf(a[j], da[j], b[j] * db[j]);
-}
 template <class T>
 __device__ __forceinline__ void leave_gradient(const BackwardArgs<T>& g, int sequence,
-                                               const Lane& lane, const Scaled& gradient) {
+                                               const Lane<T>& lane, const Scaled<T>& gradient) {
   const int64_t slot = g.da_in.data != nullptr ? g.forward.sequences.slot_in[sequence] : -1;
   if (slot < 0) return;
-  float p[2], da[2], db[2];
-  load_exponents(&g.forward.p_in.at(slot, 0), lane, p);
+  float p[kPer<T>], da[kPer<T>], db[kPer<T>];
+  load_floats(&g.forward.p_in.at(slot, 0), lane, p);
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const float scale = exp2_fast(gradient.p[j] + p[j]);
+  for (int j = 0; j < kPer<T>; ++j) {
+    const float scale = exp2_fast(fmaf(p[j], kLog2E, gradient.p[j]));
     da[j] = gradient.a[j] * scale;
     db[j] = gradient.b[j] * scale;
   }
@@ -98,338 +81,344 @@ __device__ __forceinline__ void leave_gradient(const BackwardArgs<T>& g, int seq
   store_floats(&g.db_in.at(slot, 0), lane, db);
 }
 
-// From the state before any rows of a warp to that after them, reading them again. Fills `rows`
-// [kTile, 3, kChannels] if kKeep; `part` is what the outputs, up to the first end of a sequence,
-// add to the gradient of the state before the rows.
-template <bool kKeep, bool kVector, class T>
-__device__ __forceinline__ void forward_any(const BackwardArgs<T>& g, const float (&w)[2],
-                                            const float (&u)[2], const Borders& borders, int row,
-                                            int64_t at, const Lane& lane, int lane_id, float* rows,
-                                            Scaled& state, Scaled& part) {
-  const int32_t* of_row = g.forward.sequences.of_row;
-  bool ended = false;
-#pragma unroll 1
-  for (int i = 0; i < borders.count; ++i) {
-    if (borders.starts_at(i)) state = state_before(g.forward, of_row[row + i], lane);
-    const int64_t here = at + int64_t{g.forward.width} * i;
-    float kt[2], vt[2], dyt[2], q[2], r[2], yt[2];
-    load_row<kVector>(g.forward.k + here, lane, true).get(kt);
-    load_row<kVector>(g.forward.v + here, lane, true).get(vt);
-    load_row<kVector>(g.dy + here, lane, true).get(dyt);
+// The state before a tile.
+template <class T>
+__device__ __forceinline__ const float* saved_state(const ForwardArgs<T>& f, int row) {
+  return f.saved + int64_t{row / kTile} * 3 * f.width;
+}
+template <class T>
+__device__ __forceinline__ Scaled<T> state_at(const ForwardArgs<T>& f, int row,
+                                              const Rounds<-1>& round, const Lane<T>& lane) {
+  if (row == round.begin) return state_before(f, round.sequence, lane);
+  Scaled<T> s;
+  const float* from = saved_state(f, row);
+  load_floats(from, lane, s.a);
+  load_floats(from + f.width, lane, s.b);
+  load_floats(from + 2 * f.width, lane, s.p);
+  return s;
+}
+// The exponent of the state before a round.
+template <class T>
+__device__ __forceinline__ void exponent_before(const ForwardArgs<T>& f, const Rounds<-1>& round,
+                                                const Lane<T>& lane, float (&p)[kPer<T>]) {
+  if (round.at_begin()) {
+    const Scaled<T> s = state_before(f, round.sequence, lane);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const ScaledPair e = scale_pair(state.p[j], fmaf(kt[j], kLog2E, u[j]));
-      const float inverse = reciprocal(fmaf(e.x, state.b[j], e.y));
-      q[j] = e.maximum;
-      yt[j] = fmaf(e.x, state.a[j], e.y * vt[j]) * inverse;
-      r[j] = dyt[j] * inverse;
-      advance(state, j, w[j], kt[j] * kLog2E, vt[j]);
-      if (ended) continue;
-      const ScaledPair sum = scale_pair(part.p[j], fmaf(static_cast<float>(i), w[j], -q[j]));
-      const float share = sum.y * r[j];
-      part.a[j] = fmaf(sum.x, part.a[j], share);
-      part.b[j] = fmaf(sum.x, part.b[j], -share * yt[j]);
-      part.p[j] = sum.maximum;
-    }
-    if (kKeep) {
-      put(rows + (3 * i) * kChannels, lane_id, q);
-      put(rows + (3 * i + 1) * kChannels, lane_id, r);
-      put(rows + (3 * i + 2) * kChannels, lane_id, yt);
-    }
-    if (borders.ends_at(i) && !ended) {
-      part = combine(gradient_after(g, of_row[row + i], lane), w, static_cast<float>(i + 1), part);
-      ended = true;
-    }
+    for (int j = 0; j < kPer<T>; ++j) p[j] = s.p[j];
+  } else {
+    load_floats(saved_state(f, round.row) + 2 * f.width, lane, p);
   }
 }
-// Of a row of a fast tile: dy / denominator (in the scale 2^-top), y.
-struct Swept {
-  float r[kTile][2], y[kTile][2];
-};
-// The same through a fast tile; the state comes out in the scale 2^top.
 template <class T>
-__device__ __forceinline__ void forward_tile(const Tile<kTile, T>& tile, const Raw<T> (&dy)[kTile],
-                                             const float (&w)[2], const float (&u)[2],
-                                             Scaled& state, Swept& swept, Scaled& part) {
-  float bonus[2], decay[2];
+__device__ __forceinline__ void prefetch_state(const ForwardArgs<T>& f, int row,
+                                               const Lane<T>& lane) {
+  const float* from = saved_state(f, row) + lane.c;
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const float scale = exp2_fast(state.p[j] - tile.top[j]);
-    state.a[j] *= scale, state.b[j] *= scale, state.p[j] = tile.top[j];
-    bonus[j] = exp2_fast(u[j]), decay[j] = exp2_fast(w[j]);
-  }
-#pragma unroll
-  for (int i = 0; i < kTile; ++i) {
-    float vt[2], dyt[2];
-    tile.v[i].get(vt), dy[i].get(dyt);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float e = tile.e[i][j], now = bonus[j] * e;
-      const float inverse = reciprocal(state.b[j] + now);
-      swept.y[i][j] = fmaf(now, vt[j], state.a[j]) * inverse;
-      swept.r[i][j] = dyt[j] * inverse;
-      state.a[j] = fmaf(decay[j], state.a[j], e * vt[j]);
-      state.b[j] = fmaf(decay[j], state.b[j], e);
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    float a = 0.0f, b = 0.0f, p = -tile.top[j];
-#pragma unroll
-    for (int i = kTile - 1; i >= 0; --i) {
-      const float r = swept.r[i][j];
-      a = fmaf(decay[j], a, r);
-      b = fmaf(decay[j], b, -r * swept.y[i][j]);
-    }
-    const float size = fmaxf(fabsf(a), fabsf(b));
-    if (size >= kSmallest && size <= kLargest) {
-      normalise(size, a, b, p);
-    } else if (size < kSmallest) {
-      a = b = 0.0f, p = kEmpty;
-    }
-    part.a[j] = a, part.b[j] = b, part.p[j] = p;
+  for (int i = 0; i < 3; ++i) {
+    if (lane.in[0]) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + int64_t{i} * f.width));
   }
 }
 
-// From the gradient of the state after a warp's rows to that before them.
+// y of a row of a tile takes the place of that row's k and dy, which are not needed any more.
+__device__ __forceinline__ void put_y(Rows& k, Rows& dy, int i, int lane, const float (&y)[2]) {
+  k[i][lane] = __float_as_uint(y[0]), dy[i][lane] = __float_as_uint(y[1]);
+}
+__device__ __forceinline__ void put_y(Rows& k, Rows&, int i, int lane, const float (&y)[1]) {
+  k[i][lane] = __float_as_uint(y[0]);
+}
+__device__ __forceinline__ void get_y(const Rows& k, const Rows& dy, int i, int lane,
+                                      float (&y)[2]) {
+  y[0] = __uint_as_float(k[i][lane]), y[1] = __uint_as_float(dy[i][lane]);
+}
+__device__ __forceinline__ void get_y(const Rows& k, const Rows&, int i, int lane, float (&y)[1]) {
+  y[0] = __uint_as_float(k[i][lane]);
+}
+
+// Through a tile in one scale, forward: r = dy / denominator (in the scale 2^-scale) and y of each
+// row, the state after it, and what its outputs add to the gradient of the state before it.
+template <class T>
+__device__ __forceinline__ Scaled<T> sweep_tile(const float (&e)[kTile][kPer<T>], Rows& k,
+                                                const Rows& v, Rows& dy, const Lane<T>& lane,
+                                                const Channels<T>& channels, Scaled<T>& state,
+                                                float (&r)[kTile][kPer<T>]) {
+  Scaled<T> part;
+  float reach[kPer<T>];  // decay from the state before the tile to that before row i
+#pragma unroll
+  for (int j = 0; j < kPer<T>; ++j) part.p[j] = -state.p[j], reach[j] = 1.0f;
+#pragma unroll
+  for (int i = 0; i < kTile; ++i) {
+    float vt[kPer<T>], dyt[kPer<T>], y[kPer<T>];
+    unpack(v[i][lane.id], vt), unpack(dy[i][lane.id], dyt);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) {
+      const float now = channels.bonus[j] * e[i][j];
+      const float inverse = reciprocal(state.b[j] + now);
+      y[j] = fmaf(now, vt[j], state.a[j]) * inverse;
+      r[i][j] = dyt[j] * inverse;
+      const float share = reach[j] * r[i][j];
+      part.a[j] += share;
+      part.b[j] = fmaf(-share, y[j], part.b[j]);
+      reach[j] *= channels.decay[j];
+      state.a[j] = fmaf(channels.decay[j], state.a[j], e[i][j] * vt[j]);
+      state.b[j] = fmaf(channels.decay[j], state.b[j], e[i][j]);
+    }
+    put_y(k, dy, i, lane.id, y);
+  }
+  return part;
+}
+// What the outputs of any rows add to the gradient of the state before them.
+template <class T>
+__device__ __forceinline__ Scaled<T> sweep_rows(const Rows& k, const Rows& v, const Rows& dy,
+                                                int count, const Lane<T>& lane,
+                                                const Channels<T>& channels,
+                                                const float (&u)[kPer<T>], Scaled<T> state) {
+  Scaled<T> part;
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    float kt[kPer<T>], vt[kPer<T>], dyt[kPer<T>];
+    unpack(k[i][lane.id], kt), unpack(v[i][lane.id], vt), unpack(dy[i][lane.id], dyt);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) {
+      const ScaledPair e = scale_pair(state.p[j], fmaf(kt[j], kLog2E, u[j]));
+      const float inverse = reciprocal(fmaf(e.x, state.b[j], e.y));
+      const float y = fmaf(e.x, state.a[j], e.y * vt[j]) * inverse;
+      const ScaledPair sum =
+          scale_pair(part.p[j], fmaf(static_cast<float>(i), channels.w[j], -e.maximum));
+      const float share = sum.y * dyt[j] * inverse;
+      part.a[j] = fmaf(sum.x, part.a[j], share);
+      part.b[j] = fmaf(sum.x, part.b[j], -share * y);
+      part.p[j] = sum.maximum;
+      advance(state, j, channels.w[j], kt[j] * kLog2E, vt[j]);
+    }
+  }
+  return part;
+}
+
+template <bool kAligned, class T>
+__device__ __forceinline__ void store_gradient(T* to, bool accumulate, const Lane<T>& lane,
+                                               float (&x)[kPer<T>]) {
+  if (accumulate) {
+    float before[kPer<T>];
+    unpack(load_word<kAligned>(to, lane), before);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) x[j] += before[j];
+  }
+  store_word<kAligned>(to, lane, x);
+}
+
+// Through a tile in one scale, from its end. `gradient` is that of the state after it; `first` and
+// `state` are the states before and after it. kBoth: dk and dv are wanted, and not added to what is
+// there.
 //
-// dw needs no states inside the rows. With G_i, S_i the gradient of and the state after row i of a
-// run of n rows of one sequence, D_i = <G_i, e^w S_{i-1}> is row i's share of dw, and what row i
-// adds to the state or takes from it ties neighbours:
+// dw needs no states inside the tile. With G_i, S_i the gradient of and the state after row i of n,
+// D_i = <G_i, e^w S_{i-1}> is row i's share of dw, and what row i adds to the state or takes from
+// it ties neighbours:
 //   <G_i, S_i> = D_i + K_i,   <G_{i-1}, S_{i-1}> = D_i + C_i,
 // K_i being dk_i's part through the state, C_i = dy_i (A_{i-1} - y_i B_{i-1}) / denominator, which
 // is -du_i as y_i is the weighted mean of old state and v_i. With dk_i = du_i + K_i,
 //   sum_i D_i = n <G_{n-1}, S_{n-1}> - sum_i (i + 1) dk_i + sum_i du_i
 //             = n <G_{-1}, S_{-1}> + sum_i (n - 1 - i) dk_i + sum_i du_i.
-// A fast tile takes the second for its first half, so that less is multiplied and cancelled.
-template <bool kVector, class T>
-__device__ __forceinline__ void backward_any(const BackwardArgs<T>& g, const float (&w)[2],
-                                             const float (&u)[2], const Borders& borders, int row,
-                                             int64_t at, const Lane& lane, int lane_id,
-                                             const float* rows, const Scaled& state,
-                                             Scaled gradient, float (&dw)[2], float (&du)[2]) {
-  const int32_t* of_row = g.forward.sequences.of_row;
-  const int last = borders.count - 1;
-#pragma unroll 1
-  for (int i = last; i >= 0; --i) {
-    // Rows of the run that ends here.
-    const int start = max(borders.last_start(i), 0);
-    const auto place = static_cast<float>(i + 1 - start);
-    float product[2] = {0.0f, 0.0f};
-    if (borders.ends_at(i)) {
-      gradient = gradient_after(g, of_row[row + i], lane);
-      product_after(g, of_row[row + i], lane, product);
-    } else if (i == last) {
+// The second serves for the first half of the rows, so that less is multiplied and cancelled.
+template <bool kBoth, bool kAligned, class T>
+__device__ __forceinline__ void retreat_tile(
+    const BackwardArgs<T>& g, const float (&e)[kTile][kPer<T>], const Rows& k, const Rows& v,
+    const Rows& dy, const float (&r)[kTile][kPer<T>], int count, int64_t at, const Lane<T>& lane,
+    const Channels<T>& channels, const Scaled<T>& first, const Scaled<T>& state, Scaled<T> gradient,
+    float (&dw)[kPer<T>], float (&du)[kPer<T>]) {
+  constexpr int kHalf = kTile / 2;
+  const int width = g.forward.width;
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        product[j] = fmaf(state.a[j], gradient.a[j], state.b[j] * gradient.b[j]) *
-                     exp2_fast(state.p[j] + gradient.p[j]);
+  for (int j = 0; j < kPer<T>; ++j) {
+    const float product = fmaf(state.a[j], gradient.a[j], state.b[j] * gradient.b[j]);
+    dw[j] = fmaf(static_cast<float>(kTile - kHalf), product, dw[j]);
+  }
+  float sum[kPer<T>] = {};
+#pragma unroll
+  for (int i = kTile - 1; i >= 0; --i) {
+    float vt[kPer<T>], y[kPer<T>], dk[kPer<T>], dv[kPer<T>];
+    unpack(v[i][lane.id], vt), get_y(k, dy, i, lane.id, y);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) {
+      const float direct = channels.bonus[j] * r[i][j];
+      const float direct_k = e[i][j] * direct * (vt[j] - y[j]);
+      dk[j] = fmaf(e[i][j], fmaf(gradient.a[j], vt[j], gradient.b[j]), direct_k);
+      dv[j] = e[i][j] * (gradient.a[j] + direct);
+      sum[j] += direct_k;
+      dw[j] = fmaf(static_cast<float>(kHalf - 1 - i), dk[j], dw[j]);
+      gradient.a[j] = fmaf(channels.decay[j], gradient.a[j], r[i][j]);
+      gradient.b[j] = fmaf(channels.decay[j], gradient.b[j], -r[i][j] * y[j]);
+    }
+    if (i < count && lane.in[0]) {
+      const int64_t here = at + int64_t{width} * i;
+      if (kBoth || g.dk != nullptr) {
+        store_gradient<kAligned>(g.dk + here, !kBoth && g.accumulate_dk, lane, dk);
+      }
+      if (kBoth || g.dv != nullptr) {
+        store_gradient<kAligned>(g.dv + here, !kBoth && g.accumulate_dv, lane, dv);
       }
     }
-    const int64_t here = at + int64_t{g.forward.width} * i;
-    float kt[2], vt[2], q[2], r[2], yt[2], dk[2], dv[2];
-    load_row<kVector>(g.forward.k + here, lane, true).get(kt);
-    load_row<kVector>(g.forward.v + here, lane, true).get(vt);
-    get(rows + (3 * i) * kChannels, lane_id, q);
-    get(rows + (3 * i + 1) * kChannels, lane_id, r);
-    get(rows + (3 * i + 2) * kChannels, lane_id, yt);
+  }
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
+  for (int j = 0; j < kPer<T>; ++j) {
+    const float product = fmaf(first.a[j], gradient.a[j], first.b[j] * gradient.b[j]);
+    dw[j] += fmaf(static_cast<float>(kHalf), product, sum[j]);
+    du[j] += sum[j];
+  }
+}
+// Through any rows. The state before each is found from that before the first: there are few, and
+// they come seldom.
+template <bool kAligned, class T>
+__device__ __forceinline__ void retreat_rows(const BackwardArgs<T>& g, int count, int64_t at,
+                                             const Lane<T>& lane, const Channels<T>& channels,
+                                             const float (&u)[kPer<T>], const Scaled<T>& first,
+                                             Scaled<T> gradient, float (&dw)[kPer<T>],
+                                             float (&du)[kPer<T>]) {
+  const ForwardArgs<T>& f = g.forward;
+  if (!lane.in[0]) return;
+#pragma unroll 1
+  for (int i = count - 1; i >= 0; --i) {
+    Scaled<T> state = first;
+    float kt[kPer<T>], vt[kPer<T>], dyt[kPer<T>], dk[kPer<T>], dv[kPer<T>];
+#pragma unroll 1
+    for (int m = 0; m <= i; ++m) {
+      const int64_t here = at + int64_t{f.width} * m;
+      unpack(load_word<kAligned>(f.k + here, lane), kt);
+      unpack(load_word<kAligned>(f.v + here, lane), vt);
+      if (m == i) break;
+#pragma unroll
+      for (int j = 0; j < kPer<T>; ++j) advance(state, j, channels.w[j], kt[j] * kLog2E, vt[j]);
+    }
+    const int64_t here = at + int64_t{f.width} * i;
+    unpack(load_word<kAligned>(g.dy + here, lane), dyt);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) {
+      const float now = fmaf(kt[j], kLog2E, u[j]);
+      ScaledPair e = scale_pair(state.p[j], now);
+      const float q = e.maximum, inverse = reciprocal(fmaf(e.x, state.b[j], e.y));
+      const float y = fmaf(e.x, state.a[j], e.y * vt[j]) * inverse, r = dyt[j] * inverse;
       // Through this output, and through the state after this row. All exponents are at most 0: the
       // gradient's is minus a later q, which this row's k, decayed, does not exceed.
-      const float direct = r[j] * exp2_fast(fmaf(kt[j], kLog2E, u[j]) - q[j]);
-      const float direct_k = direct * (vt[j] - yt[j]);
+      const float direct = r * e.y, direct_k = direct * (vt[j] - y);
       const float stored = exp2_fast(fmaf(kt[j], kLog2E, gradient.p[j]));
       dk[j] = fmaf(stored, fmaf(gradient.a[j], vt[j], gradient.b[j]), direct_k);
       dv[j] = fmaf(stored, gradient.a[j], direct);
       du[j] += direct_k;
-      dw[j] += fmaf(place, product[j] - dk[j], direct_k);
-      const ScaledPair e = scale_pair(gradient.p[j] + w[j], -q[j]);
-      const float share = e.y * r[j];
-      gradient.a[j] = fmaf(e.x, gradient.a[j], share);
-      gradient.b[j] = fmaf(e.x, gradient.b[j], -share * yt[j]);
+      const float decayed = exp2_fast(gradient.p[j] + channels.w[j] + state.p[j]);
+      dw[j] = fmaf(decayed, fmaf(gradient.a[j], state.a[j], gradient.b[j] * state.b[j]), dw[j]);
+      e = scale_pair(gradient.p[j] + channels.w[j], -q);
+      gradient.a[j] = fmaf(e.x, gradient.a[j], e.y * r);
+      gradient.b[j] = fmaf(e.x, gradient.b[j], -e.y * r * y);
       gradient.p[j] = e.maximum;
     }
-    if (g.dk != nullptr) {
-      store_gradient_row<kVector>(g.dk + here, lane, g.accumulate_dk, dk[0], dk[1]);
-    }
-    if (g.dv != nullptr) {
-      store_gradient_row<kVector>(g.dv + here, lane, g.accumulate_dv, dv[0], dv[1]);
-    }
-    if (borders.starts_at(i)) leave_gradient(g, of_row[row + i], lane, gradient);
-  }
-}
-// The same through a fast tile. `state` and `gradient` are those after it, in the scales 2^top and
-// 2^-top; `before` [3, kChannels] is the state before it.
-// kBoth: dk and dv are wanted, and are not added to what is there.
-template <bool kBoth, bool kVector, class T>
-__device__ __forceinline__ void backward_tile(const BackwardArgs<T>& g, const Tile<kTile, T>& tile,
-                                              const Swept& swept, const float (&w)[2],
-                                              const float (&u)[2], int64_t at, const Lane& lane,
-                                              int lane_id, const float* before, const Scaled& state,
-                                              Scaled& gradient, float (&dw)[2], float (&du)[2]) {
-  constexpr int kHalf = kTile / 2;
-  float bonus[2], decay[2];
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    bonus[j] = exp2_fast(u[j]), decay[j] = exp2_fast(w[j]);
-    dw[j] = (kTile - kHalf) * fmaf(state.a[j], gradient.a[j], state.b[j] * gradient.b[j]);
-  }
-#pragma unroll
-  for (int i = kTile - 1; i >= 0; --i) {
-    float vt[2], dk[2], dv[2];
-    tile.v[i].get(vt);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float e = tile.e[i][j], r = swept.r[i][j], y = swept.y[i][j];
-      const float direct = bonus[j] * r;
-      const float direct_k = e * direct * (vt[j] - y);
-      dk[j] = fmaf(e, fmaf(gradient.a[j], vt[j], gradient.b[j]), direct_k);
-      dv[j] = e * (gradient.a[j] + direct);
-      du[j] += direct_k;
-      dw[j] = fmaf(static_cast<float>(kHalf - 1 - i), dk[j], dw[j]);
-      gradient.a[j] = fmaf(decay[j], gradient.a[j], r);
-      gradient.b[j] = fmaf(decay[j], gradient.b[j], -r * y);
-    }
-    const int64_t here = at + int64_t{g.forward.width} * i;
-    if (kBoth || g.dk != nullptr) {
-      store_gradient_row<kVector>(g.dk + here, lane, !kBoth && g.accumulate_dk, dk[0], dk[1]);
-    }
-    if (kBoth || g.dv != nullptr) {
-      store_gradient_row<kVector>(g.dv + here, lane, !kBoth && g.accumulate_dv, dv[0], dv[1]);
-    }
-  }
-  const Scaled first = Scaled::get(before, lane_id);
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const float product = fmaf(first.a[j], gradient.a[j], first.b[j] * gradient.b[j]);
-    dw[j] = fmaf(kHalf * product, exp2_fast(first.p[j] + gradient.p[j]), dw[j] + du[j]);
+    if (g.dk != nullptr) store_gradient<kAligned>(g.dk + here, g.accumulate_dk, lane, dk);
+    if (g.dv != nullptr) store_gradient<kAligned>(g.dv + here, g.accumulate_dv, lane, dv);
   }
 }
 
-// Launch 1, over segments: the state before each tile, and what the tile's outputs, up to the first
-// end of a sequence, add to the gradient of that state; a tile with an end is closed.
-template <class T, bool kVector>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 3)
-    wkv4_sweep_kernel(const BackwardArgs<T> g, int64_t segments, float* states, float* parts,
-                      int* closed) {
-  if (warp_index() >= segments) return;
-  const ForwardArgs<T>& f = g.forward;
-  const Place place(warp_index(), f.rows, f.width);
-  const Lane& lane = place.lane;
-  float w[2], u[2];
-  load_decay(f.w, lane, w), load_exponents(f.u, lane, u);
-  Scaled state;
-  if (place.segment > 0) state = load_state(f.segment_states, place.segment, f.width, lane);
-#pragma unroll 1
-  for (int row = place.row; row < place.end; row += kTile) {
-    const int64_t at = int64_t{row} * f.width + lane.c;
-    const bool all_there = row + kTile <= f.rows;
-    Raw<T> k[kTile], dy[kTile];
-    Tile<kTile, T> tile;
-    load_rows<kVector>(f.k + at, f.width, lane, all_there, k);
-    load_rows<kVector>(f.v + at, f.width, lane, all_there, tile.v);
-    load_rows<kVector>(g.dy + at, f.width, lane, all_there, dy);
-    store_state(states, row / kTile, f.width, lane, state);
-    const Borders borders = find_borders<kTile>(f.sequences.of_row, row, f.rows, place.lane_id);
-    bool fast = find_top(k, u, tile.top) && borders.plain(kTile);
-    if (fast && borders.starts_at(0)) state = state_before(f, f.sequences.of_row[row], lane);
-    fast = fast && fits_under(state.p, tile.top);
-    Scaled part;
-    if (fast) {
-      Swept swept;
-      scale_rows(k, tile);
-      forward_tile(tile, dy, w, u, state, swept, part);
-      rescale(tile.top, false, tile.top, state);
-      if (borders.ends_at(kTile - 1)) {
-        part =
-            combine(gradient_after(g, f.sequences.of_row[row + kTile - 1], lane), w, kTile, part);
-      }
-    } else {
-      forward_any<false, kVector>(g, w, u, borders, row, at, lane, place.lane_id, nullptr, state,
-                                  part);
-    }
-    store_state(parts, row / kTile, f.width, lane, part);
-    if (place.lane_id == 0 && blockIdx.y == 0) closed[row / kTile] = borders.ends != 0 ? 1 : 0;
-  }
-}
-
-// Launch 3, over tiles, from the last on: `states` before and gradients `after` each are known.
-template <class T, bool kVector>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 3 : 2)
-    wkv4_backward_kernel(const BackwardArgs<T> g, int64_t tiles, const float* states,
-                         const float* after) {
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 3) wkv4_backward_kernel(const BackwardArgs<T> g) {
   extern __shared__ float4 memory[];
-  BackwardShared& shared = *reinterpret_cast<BackwardShared*>(memory);
+  auto& shared = *reinterpret_cast<BackwardShared<T>*>(memory);
   const ForwardArgs<T>& f = g.forward;
+  const Cluster cluster;
+  const Lane<T> lane(f.width);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int lane_id = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t block = (tiles - 1) / kWarps - blockIdx.x, index = block * kWarps + warp;
-  const Lane lane(static_cast<int>(blockIdx.y) * kChannels + 2 * lane_id, f.width);
-  float dw[2] = {0.0f, 0.0f}, du[2] = {0.0f, 0.0f};
-  if (index < tiles) {
-    const int row = static_cast<int>(index) * kTile;
+  const int offset = cluster.rank * kRound + warp * kTile;  // of the warp's rows in a round
+  Rounds<-1> now(f, static_cast<int>(blockIdx.y) / cluster.size, cluster.size * kRound);
+  const auto fetch = [&](const Rounds<-1>& round, int buffer) {
+    const int count = round.rows_at(offset, kTile), row = round.row + offset;
+    const int64_t at = int64_t{row} * f.width + blockIdx.x * kChannels<T>;
+    fetch_rows<kAligned>(f.k + at, f.width, count, lane, shared.k[buffer][warp]);
+    fetch_rows<kAligned>(f.v + at, f.width, count, lane, shared.v[buffer][warp]);
+    fetch_rows<kAligned>(g.dy + at, f.width, count, lane, shared.dy[buffer][warp]);
+    if (count > 0 && row != round.begin) prefetch_state(f, row, lane);
+  };
+  const auto fetch_next = [&](int buffer) {
+    Rounds<-1> next = now;
+    next.advance();
+    if (next.there) fetch(next, buffer);
+  };
+  if (now.there) fetch(now, 0);
+  shared.totals.init(cluster);
+  const Channels<T> channels(f, lane);
+  const bool from_after = g.da_out.data != nullptr;
+  const bool both = g.dk != nullptr && g.dv != nullptr && !g.accumulate_dk && !g.accumulate_dv;
+  float dw[kPer<T>] = {}, du[kPer<T>] = {};
+  Scaled<T> carry;
+#pragma unroll 1
+  for (int round = 0; now.there; ++round) {
+    const int buffer = round & 1;
+    const int row = now.row + offset, count = now.rows_at(offset, kTile);
     const int64_t at = int64_t{row} * f.width + lane.c;
-    const bool all_there = row + kTile <= f.rows;
-    Raw<T> k[kTile], dy[kTile];
-    Tile<kTile, T> tile;
-    load_rows<kVector>(f.k + at, f.width, lane, all_there, k);
-    load_rows<kVector>(f.v + at, f.width, lane, all_there, tile.v);
-    load_rows<kVector>(g.dy + at, f.width, lane, all_there, dy);
-    Scaled state = load_state(states, index, f.width, lane), gradient;
-    // The last row of all ends a sequence: nothing comes from behind it.
-    if (index + 1 < tiles) gradient = load_state(after, index, f.width, lane);
-    const Borders borders = find_borders<kTile>(f.sequences.of_row, row, f.rows, lane_id);
-    float w[2], u[2];
-    load_decay(f.w, lane, w), load_exponents(f.u, lane, u);
-    float* rows = shared.rows[warp][0][0];
-    float* before = shared.before[warp][0];
-    if (borders.starts_at(0)) state = state_before(f, f.sequences.of_row[row], lane);
-    state.put(before, lane_id);
-    bool fast = find_top(k, u, tile.top) && borders.plain(kTile) && fits_under(state.p, tile.top);
-    if (fast && borders.ends_at(kTile - 1)) {
-      gradient = gradient_after(g, f.sequences.of_row[row + kTile - 1], lane);
-    }
-    const float scale[2] = {-tile.top[0], -tile.top[1]};
-    fast = fast && fits_under(gradient.p, scale);
-    Scaled part;  // known already
-    if (fast) {
-      Swept swept;
-      scale_rows(k, tile);
-      forward_tile(tile, dy, w, u, state, swept, part);
+    Rows &shared_k = shared.k[buffer][warp], &shared_dy = shared.dy[buffer][warp];
+    const Rows& v = shared.v[buffer][warp];
+    if (now.at_end()) carry = gradient_after(g, now.sequence, lane);
+    Scaled<T> first;
+    if (count > 0) first = state_at(f, row, now, lane);
+    float scale[kPer<T>], negative[kPer<T>];
+    exponent_before(f, now, lane, scale);
+    choose_scale<T>(scale, scale);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const float factor = exp2_fast(gradient.p[j] - scale[j]);
-        gradient.a[j] *= factor, gradient.b[j] *= factor, gradient.p[j] = scale[j];
-      }
-      if (kVector && !lane.in[0]) {
-        // Nothing to store: asked once, not at every store.
-      } else if (g.dk != nullptr && g.dv != nullptr && !g.accumulate_dk && !g.accumulate_dv) {
-        backward_tile<true, kVector>(g, tile, swept, w, u, at, lane, lane_id, before, state,
-                                     gradient, dw, du);
-      } else {
-        backward_tile<false, kVector>(g, tile, swept, w, u, at, lane, lane_id, before, state,
-                                      gradient, dw, du);
-      }
-      if (borders.starts_at(0)) leave_gradient(g, f.sequences.of_row[row], lane, gradient);
+    for (int j = 0; j < kPer<T>; ++j) negative[j] = -scale[j];
+    wait_for_rows();
+    fetch_next(buffer ^ 1);
+    uint32_t k[kTile];
+#pragma unroll
+    for (int i = 0; i < kTile; ++i) k[i] = shared_k[i][lane.id];
+    if (count < kTile) repeat_last(count, k);
+    const bool fast = __all_sync(
+        kAllLanes, (count == kTile || (count > 0 && !from_after)) && channels.allow_one_scale() &&
+                       fits_in<T>(k, scale) && fits_under<T>(first.p, scale));
+    float e[kTile][kPer<T>], r[kTile][kPer<T>];
+    Scaled<T> state, part;
+    if (fast) {
+      rescale(scale, first);
+      state = first;
+      exponentials<T>(k, scale, e);
+      part = sweep_tile(e, shared_k, v, shared_dy, lane, channels, state, r);
     } else {
-      forward_any<true, kVector>(g, w, u, borders, row, at, lane, lane_id, rows, state, part);
-      backward_any<kVector>(g, w, u, borders, row, at, lane, lane_id, rows, state, gradient, dw,
-                            du);
+      float u[kPer<T>];
+      load_bonus(f, lane, u);
+      part = sweep_rows(shared_k, v, shared_dy, count, lane, channels, u, first);
     }
+    bool plain = (fast || (count == 0 && !from_after)) && fits_under<T>(carry.p, negative);
+    Scaled<T> gradient = scan_round(cluster, now, channels, round, lane, negative, part,
+                                    shared.parts, shared.totals, plain, carry);
+    if (fast && (plain || __all_sync(kAllLanes, fits_under<T>(gradient.p, negative)))) {
+      if (!plain) rescale(negative, gradient);
+      if (both) {
+        retreat_tile<true, kAligned>(g, e, shared_k, v, shared_dy, r, count, at, lane, channels,
+                                     first, state, gradient, dw, du);
+      } else {
+        retreat_tile<false, kAligned>(g, e, shared_k, v, shared_dy, r, count, at, lane, channels,
+                                      first, state, gradient, dw, du);
+      }
+    } else {
+      float u[kPer<T>];
+      load_bonus(f, lane, u);
+      retreat_rows<kAligned>(g, count, at, lane, channels, u, first, gradient, dw, du);
+    }
+    if (now.at_begin() && cluster.rank == 0 && warp == 0) {
+      leave_gradient(g, now.sequence, lane, carry);
+    }
+    __syncwarp();  // what is here may be overwritten
+    now.advance();
   }
-  put(shared.sums[warp][0], lane_id, dw);
-  put(shared.sums[warp][1], lane_id, du);
   __syncthreads();
-  if (warp < 2) {  // one sums dw, one du
-    float sum[2] = {0.0f, 0.0f};
-    for (int i = 0; i < kWarps; ++i) {
-      float x[2];
-      get(shared.sums[i][warp], lane_id, x);
-      sum[0] += x[0], sum[1] += x[1];
-    }
-    store_floats(g.partial + (2 * block + warp) * f.width, lane, sum);
+  Scaled<T> sums;
+#pragma unroll
+  for (int j = 0; j < kPer<T>; ++j) sums.a[j] = dw[j], sums.b[j] = du[j];
+  shared.parts.of_warp[0][warp].put(lane, sums);
+  __syncthreads();
+  if (warp != 0) return;
+  for (int i = 1; i < kWarps; ++i) {
+    const Scaled<T> other = shared.parts.of_warp[0][i].get(lane, false);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) sums.a[j] += other.a[j], sums.b[j] += other.b[j];
   }
+  float* to = g.partial + int64_t{2} * blockIdx.y * f.width;
+  store_floats(to, lane, sums.a);
+  store_floats(to + f.width, lane, sums.b);
 }
 
 // Sums of partial [blocks, 2, A], always in the same order.
@@ -452,49 +441,43 @@ __global__ void __launch_bounds__(kWarp* kSumRows)
   gradient[c] = sum;
 }
 
+// Returns how many shares of dw and du there are.
+template <class T, bool kAligned>
+int64_t launch(const Wkv4Backward& g, Context& ctx, BackwardArgs<T>& args) {
+  using Shared = BackwardShared<T>;
+  static const auto at_once =
+      clusters_at_once(wkv4_backward_kernel<T, kAligned>, kThreads, sizeof(Shared));
+  const Spread spread(g.forward, kChannels<T>, kRound, at_once);
+  args.forward.range = static_cast<int>(spread.range);
+  args.partial =
+      static_cast<float*>(ctx.arena->allocate(int64_t{2} * spread.grid.y * args.forward.width * 4));
+  launch_clusters("wkv4.backward", wkv4_backward_kernel<T, kAligned>, spread.grid, kThreads,
+                  spread.cluster > 1 ? sizeof(Shared) : offsetof(Shared, totals), spread.cluster,
+                  ctx, args);
+  return spread.grid.y;
+}
 template <class T>
 void backward(const Wkv4Backward& g, Context& ctx) {
-  check_size(g.forward);
-  const int64_t rows = g.forward.k.rows(), width = g.forward.w.count();
+  const Wkv4Forward& f = g.forward;
+  check_size(f);
+  const int64_t width = f.w.count();
   if (width == 0) return;
   const ArenaScope scope(*ctx.arena);
-  const int64_t segments = ceil_div(rows, kSegment), tiles = ceil_div(rows, kTile);
-  const int64_t blocks = ceil_div(tiles, kWarps);
-  const auto floats = [&](int64_t count) {
-    return static_cast<float*>(ctx.arena->allocate(count * 4));
-  };
-  float* const partial = floats(blocks * 2 * width);
-  const BackwardArgs<T> args(g, partial);
-  if (g.da_in && has_empty(g.forward.sequences)) {
-    pass_state_gradients_kernel<<<pass_grid(width, g.forward.sequences), kWalkThreads, 0,
-                                  stream(ctx)>>>(args);
+  BackwardArgs<T> args(g);
+  if (g.da_in && has_empty(f.sequences)) {
+    pass_state_gradients_kernel<<<pass_grid(width, f.sequences), kWalkThreads, 0, stream(ctx)>>>(
+        args);
     check_launch("wkv4.backward");
   }
-  if (rows > 0) {
-    float* const states = floats(tiles * 3 * width);
-    float* const parts = floats(tiles * 3 * width);
-    float* const after = floats(tiles * 3 * width);
-    auto* const closed = static_cast<int*>(ctx.arena->allocate(tiles * 4));
-    const bool vector = width % 2 == 0 && is_paired(g.forward.k) && is_paired(g.forward.v) &&
-                        is_paired(g.dy) && is_paired(g.dk) && is_paired(g.dv);
-    const auto groups = static_cast<unsigned>(ceil_div(width, kChannels));
-    const auto sweep = vector ? wkv4_sweep_kernel<T, true> : wkv4_sweep_kernel<T, false>;
-    const dim3 by_segment(static_cast<unsigned>(ceil_div(segments, kWarps)), groups);
-    sweep<<<by_segment, kThreads, 0, stream(ctx)>>>(args, segments, states, parts, closed);
-    check_launch("wkv4.backward");
-    carry<-1>(args.forward.w, parts, closed, tiles, width, kTile, after, ctx);
-    const auto kernel = vector ? wkv4_backward_kernel<T, true> : wkv4_backward_kernel<T, false>;
-    constexpr int kBytes = static_cast<int>(sizeof(BackwardShared));
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-               "wkv4.backward: shared memory");
-    const dim3 by_tile(static_cast<unsigned>(blocks), groups);
-    kernel<<<by_tile, kThreads, kBytes, stream(ctx)>>>(args, tiles, states, after);
-    check_launch("wkv4.backward");
+  int64_t shares = 0;
+  if (f.k.rows() > 0) {
+    const bool aligned = are_aligned<T>(width, f.k, f.v, g.dy, g.dk, g.dv);
+    shares = aligned ? launch<T, true>(g, ctx, args) : launch<T, false>(g, ctx, args);
   }
   if (g.dw || g.du) {
     const dim3 grid(static_cast<unsigned>(ceil_div(width, kWarp)), 2), threads(kWarp, kSumRows);
     wkv4_sum_kernel<<<grid, threads, 0, stream(ctx)>>>(
-        partial, blocks, width, static_cast<float*>(g.dw.data), g.dw.accumulate,
+        args.partial, shares, width, static_cast<float*>(g.dw.data), g.dw.accumulate,
         static_cast<float*>(g.du.data), g.du.accumulate);
     check_launch("wkv4.backward");
   }

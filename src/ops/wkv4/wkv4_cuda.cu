@@ -5,167 +5,223 @@ namespace rookery::cuda {
 namespace wkv4 {
 namespace {
 
+constexpr int kWarps = 8, kThreads = kWarps * kWarp, kRound = kWarps * kTile;
 constexpr int kWalkRows = 8;  // loaded at a time
-// So few rows are walked one by one: three launches would wait more than they work.
-constexpr int64_t kFewRows = 128;
+// So few rows, or rows of so short sequences, are walked one by one.
+constexpr int64_t kFewRows = 128, kShort = 32;
 
-// Launch 1. `exact`: exponents are the definition's, for states that somebody will see.
-template <class T, bool kVector>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 6 : 4)
-    wkv4_add_kernel(const ForwardArgs<T> g, int64_t segments, bool exact, float* parts,
-                    int* closed) {
-  if (warp_index() >= segments) return;
-  const Place at_place(warp_index(), g.rows, g.width);
-  const Lane& lane = at_place.lane;
-  float w[2], u[2];
-  load_decay(g.w, lane, w), load_exponents(g.u, lane, u);
-  Scaled state;
-  bool is_closed = false;
-#pragma unroll 1
-  for (int row = at_place.row; row < at_place.end; row += kTile) {
-    const int64_t at = int64_t{row} * g.width + lane.c;
-    const bool all_there = row + kTile <= g.rows;
-    Raw<T> k[kTile];
-    Tile<kTile, T> tile;
-    load_rows<kVector>(g.k + at, g.width, lane, all_there, k);
-    load_rows<kVector>(g.v + at, g.width, lane, all_there, tile.v);
-    const Borders borders = find_borders<kTile>(g.sequences.of_row, row, g.rows, at_place.lane_id);
-    is_closed = is_closed || borders.starts != 0;
-    if (find_top(k, u, tile.top) && borders.plain(kTile)) {
-      if (borders.starts_at(0)) state = state_before(g, g.sequences.of_row[row], lane);
-      state = combine(state, w, kTile, added_by(k, tile, w, exact));
-    } else {
-      add_any<kVector>(g, row, at, lane, w, borders, state);
-    }
-  }
-  store_state(parts, at_place.segment, g.width, lane, state);
-  if (at_place.lane_id == 0 && blockIdx.y == 0) closed[at_place.segment] = is_closed ? 1 : 0;
-}
-
-// A state may be updated in place, and the warp that has a sequence's end may run before that which
-// has its start. So the state after a sequence that began in an earlier segment is put aside, in
-// `left` [segments, 3, width], and another launch brings it to its slot. Others are this warp's
-// own.
 template <class T>
-__device__ __forceinline__ void leave(const ForwardArgs<T>& g, float* left, const Place& place,
-                                      int row, const Scaled& state) {
-  if (g.a_out.data == nullptr) return;
-  const int sequence = g.sequences.of_row[row];
-  if (g.sequences.offsets[sequence] < place.row) {
-    store_state(left, place.segment, g.width, place.lane, state);
-  } else {
-    leave_state(g, sequence, place.lane, state);
-  }
-}
+struct ForwardShared {
+  Rows k[kWarps];     // read at once, then the next round's are on their way
+  Rows v[2][kWarps];  // of this round and the next
+  SharedParts<T, kWarps> parts;
+  SharedTotals<T> totals;  // last: there in a cluster only
+};
 
-// Through a fast tile.
-template <bool kVector, class T>
-__device__ __forceinline__ void walk_tile(const ForwardArgs<T>& g, const Raw<T> (&k)[kTile],
-                                          Tile<kTile, T>& tile, const float (&w)[2],
-                                          const float (&u)[2], bool exact, int64_t at,
-                                          const Lane& lane, Scaled& state) {
-  if (kVector && !lane.in[0]) return;  // once, not at every store
-  float p[2] = {state.p[0], state.p[1]}, decay[2], bonus[2];
-  if (exact) run_maximum(k, w, p);
-  scale_rows(k, tile);
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const float scale = exp2_fast(state.p[j] - tile.top[j]);
-    state.a[j] *= scale, state.b[j] *= scale;
-    decay[j] = exp2_fast(w[j]), bonus[j] = exp2_fast(u[j]);
-  }
-  T* y = g.y + at;
+// What a tile adds to the state, in the scale of `e`, 2^scale; e^k v of each row.
+template <class T>
+__device__ __forceinline__ Scaled<T> added_by_tile(const float (&e)[kTile][kPer<T>], const Rows& v,
+                                                   const Lane<T>& lane, const Channels<T>& channels,
+                                                   const float (&scale)[kPer<T>],
+                                                   float (&ev)[kTile][kPer<T>]) {
+  Scaled<T> s;
 #pragma unroll
   for (int i = 0; i < kTile; ++i) {
-    float vt[2], yt[2];
-    tile.v[i].get(vt);
+    unpack(v[i][lane.id], ev[i]);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float e = tile.e[i][j], now = bonus[j] * e;
-      yt[j] = fmaf(now, vt[j], state.a[j]) * reciprocal(state.b[j] + now);
-      state.a[j] = fmaf(decay[j], state.a[j], e * vt[j]);
-      state.b[j] = fmaf(decay[j], state.b[j], e);
+    for (int j = 0; j < kPer<T>; ++j) {
+      ev[i][j] *= e[i][j];
+      s.a[j] = fmaf(channels.decay[j], s.a[j], ev[i][j]);
+      s.b[j] = fmaf(channels.decay[j], s.b[j], e[i][j]);
     }
-    store_row<kVector>(y, lane, yt[0], yt[1]);
-    y += g.width;
   }
-  rescale(tile.top, exact, p, state);
-}
-
-// Through any rows, with borders anywhere, reading them again.
-template <bool kVector, class T>
-__device__ __forceinline__ void walk_any(const ForwardArgs<T>& g, float* left, const Place& place,
-                                         const float (&w)[2], const float (&u)[2],
-                                         const Borders& borders, int row, int64_t at,
-                                         Scaled& state) {
-  const Lane& lane = place.lane;
-#pragma unroll 1
-  for (int i = 0; i < borders.count; ++i) {
-    if (borders.starts_at(i)) state = state_before(g, g.sequences.of_row[row + i], lane);
-    const int64_t here = at + int64_t{g.width} * i;
-    float kt[2], vt[2], yt[2];
-    load_row<kVector>(g.k + here, lane, true).get(kt);
-    load_row<kVector>(g.v + here, lane, true).get(vt);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const ScaledPair e = scale_pair(state.p[j], fmaf(kt[j], kLog2E, u[j]));
-      yt[j] = fmaf(e.x, state.a[j], e.y * vt[j]) * reciprocal(fmaf(e.x, state.b[j], e.y));
-      advance(state, j, w[j], kt[j] * kLog2E, vt[j]);
-    }
-    store_row<kVector>(g.y + here, lane, yt[0], yt[1]);
-    if (borders.ends_at(i)) leave(g, left, place, row + i, state);
-  }
+  for (int j = 0; j < kPer<T>; ++j) s.p[j] = scale[j];
+  return s;
 }
-
-// Launch 3, from the last segment on.
-template <class T, bool kVector>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 6 : 4)
-    wkv4_forward_kernel(const ForwardArgs<T> g, int64_t segments, bool exact, const float* before,
-                        float* left) {
-  if (warp_index() >= segments) return;
-  const Place place(segments - 1 - warp_index(), g.rows, g.width);
-  const Lane& lane = place.lane;
-  float w[2], u[2];
-  load_decay(g.w, lane, w), load_exponents(g.u, lane, u);
-  Scaled state;
-  if (place.segment > 0) state = load_state(before, place.segment, g.width, lane);
-#pragma unroll 1
-  for (int row = place.row; row < place.end; row += kTile) {
-    const int64_t at = int64_t{row} * g.width + lane.c;
-    const bool all_there = row + kTile <= g.rows;
-    Raw<T> k[kTile];
-    Tile<kTile, T> tile;
-    load_rows<kVector>(g.k + at, g.width, lane, all_there, k);
-    load_rows<kVector>(g.v + at, g.width, lane, all_there, tile.v);
-    const Borders borders = find_borders<kTile>(g.sequences.of_row, row, g.rows, place.lane_id);
-    bool fast = find_top(k, u, tile.top) && borders.plain(kTile);
-    if (fast && borders.starts_at(0)) state = state_before(g, g.sequences.of_row[row], lane);
-    fast = fast && fits_under(state.p, tile.top);
-    if (fast) {
-      walk_tile<kVector>(g, k, tile, w, u, exact, at, lane, state);
-      if (borders.ends_at(kTile - 1)) leave(g, left, place, row + kTile - 1, state);
-    } else {
-      walk_any<kVector>(g, left, place, w, u, borders, row, at, state);
-    }
-  }
-}
-
-// Brings the states that were put aside to their slots.
+// The definition's exponent after a tile, of what it adds: the running maximum.
 template <class T>
-__global__ void __launch_bounds__(kWalkThreads)
-    wkv4_leave_kernel(const ForwardArgs<T> g, const float* left) {
-  const int c = static_cast<int>(blockIdx.y * kWalkThreads + threadIdx.x);
-  const int64_t segment = blockIdx.x, row = segment * kSegment;
-  const int sequence = g.sequences.of_row[row];
-  const int64_t end = g.sequences.offsets[sequence + 1];
-  const int64_t slot = g.sequences.slot_out[sequence];
-  if (c >= g.width || slot < 0 || g.sequences.offsets[sequence] >= row || end > row + kSegment) {
-    return;
+__device__ __forceinline__ void run_maximum(const uint32_t (&k)[kTile], const Channels<T>& channels,
+                                            float (&p)[kPer<T>]) {
+#pragma unroll
+  for (int j = 0; j < kPer<T>; ++j) p[j] = kEmpty;
+#pragma unroll
+  for (int i = 0; i < kTile; ++i) {
+    float kt[kPer<T>];
+    unpack(k[i], kt);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) p[j] = fmaxf(p[j] + channels.w[j], kt[j] * kLog2E);
   }
-  const float* from = left + segment * 3 * g.width + c;
-  g.a_out.at(slot, c) = from[0];
-  g.b_out.at(slot, c) = from[g.width];
-  g.p_out.at(slot, c) = from[2 * g.width] * kLn2;
+}
+// What any rows add to the state.
+template <class T>
+__device__ __forceinline__ Scaled<T> added_by_rows(const Rows& k, const Rows& v, int count,
+                                                   const Lane<T>& lane,
+                                                   const Channels<T>& channels) {
+  Scaled<T> s;
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    float kt[kPer<T>], vt[kPer<T>];
+    unpack(k[i][lane.id], kt), unpack(v[i][lane.id], vt);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) advance(s, j, channels.w[j], kt[j] * kLog2E, vt[j]);
+  }
+  return s;
+}
+
+// Through a tile whose e and state are in one scale. y: the first row's.
+template <bool kAligned, class T>
+__device__ __forceinline__ void walk_tile(const float (&e)[kTile][kPer<T>],
+                                          const float (&ev)[kTile][kPer<T>], int count, int width,
+                                          const Lane<T>& lane, const Channels<T>& channels,
+                                          Scaled<T> s, T* y) {
+  if (!lane.in[0]) return;
+#pragma unroll
+  for (int i = 0; i < kTile; ++i) {
+    float yt[kPer<T>];
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) {
+      yt[j] = fmaf(channels.bonus[j], ev[i][j], s.a[j]) *
+              reciprocal(fmaf(channels.bonus[j], e[i][j], s.b[j]));
+      s.a[j] = fmaf(channels.decay[j], s.a[j], ev[i][j]);
+      s.b[j] = fmaf(channels.decay[j], s.b[j], e[i][j]);
+    }
+    if (i < count) store_word<kAligned>(y, lane, yt);
+    y += width;
+  }
+}
+// Through any rows. Those of k are `row_size` elements apart: in shared memory, where words are
+// whole, or, when that has the next round's already, in global memory.
+template <bool kAligned, bool kAlignedK, class T>
+__device__ __forceinline__ void walk_rows(const T* k, int row_size, const Rows& v, int count,
+                                          int width, const Lane<T>& lane,
+                                          const Channels<T>& channels, const float (&u)[kPer<T>],
+                                          Scaled<T> s, T* y) {
+  if (!lane.in[0]) return;
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    float kt[kPer<T>], vt[kPer<T>], yt[kPer<T>];
+    unpack(load_word<kAlignedK>(k, lane), kt), unpack(v[i][lane.id], vt);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) {
+      const ScaledPair e = scale_pair(s.p[j], fmaf(kt[j], kLog2E, u[j]));
+      yt[j] = fmaf(e.x, s.a[j], e.y * vt[j]) * reciprocal(fmaf(e.x, s.b[j], e.y));
+      advance(s, j, channels.w[j], kt[j] * kLog2E, vt[j]);
+    }
+    store_word<kAligned>(y, lane, yt);
+    k += row_size, y += width;
+  }
+}
+
+// Moves the power of two of b, where it is normal, from a and b into p.
+template <class T>
+__device__ __forceinline__ void normalise(Scaled<T>& s) {
+#pragma unroll
+  for (int j = 0; j < kPer<T>; ++j) {
+    const int exponent = static_cast<int>(__float_as_uint(s.b[j]) >> 23) - 127;
+    if (exponent <= -127 || exponent >= 127) continue;
+    const float scale = __uint_as_float(static_cast<unsigned>(127 - exponent) << 23);
+    s.a[j] *= scale, s.b[j] *= scale, s.p[j] += static_cast<float>(exponent);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void leave_state(const ForwardArgs<T>& g, int sequence,
+                                            const Lane<T>& lane, const Scaled<T>& s) {
+  const int64_t slot = g.sequences.slot_out[sequence];
+  if (slot < 0) return;
+  float p[kPer<T>];
+#pragma unroll
+  for (int j = 0; j < kPer<T>; ++j) p[j] = s.p[j] * kLn2;
+  store_floats(&g.a_out.at(slot, 0), lane, s.a);
+  store_floats(&g.b_out.at(slot, 0), lane, s.b);
+  store_floats(&g.p_out.at(slot, 0), lane, p);
+}
+
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 2) wkv4_forward_kernel(const ForwardArgs<T> g) {
+  extern __shared__ float4 memory[];
+  auto& shared = *reinterpret_cast<ForwardShared<T>*>(memory);
+  const Cluster cluster;
+  const Lane<T> lane(g.width);
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int offset = cluster.rank * kRound + warp * kTile;  // of the warp's rows in a round
+  Rounds<1> now(g, static_cast<int>(blockIdx.y) / cluster.size, cluster.size * kRound);
+  if (!now.there) return;
+  Rows& shared_k = shared.k[warp];
+  const auto fetch = [&](const Rounds<1>& round, int buffer) {
+    const int count = round.rows_at(offset, kTile);
+    const int64_t at = int64_t{round.row + offset} * g.width + blockIdx.x * kChannels<T>;
+    fetch_rows<kAligned>(g.k + at, g.width, count, lane, shared_k);
+    fetch_rows<kAligned>(g.v + at, g.width, count, lane, shared.v[buffer][warp]);
+  };
+  const auto fetch_next = [&](int buffer) {
+    Rounds<1> next = now;
+    next.advance();
+    if (next.there) fetch(next, buffer);
+  };
+  fetch(now, 0);
+  shared.totals.init(cluster);
+  const Channels<T> channels(g, lane);
+  // A state that somebody will see has the definition's exponent, and ends with its last row.
+  const bool leaves = g.a_out.data != nullptr;
+  Scaled<T> carry;
+#pragma unroll 1
+  for (int round = 0; now.there; ++round) {
+    const int buffer = round & 1;
+    const int row = now.row + offset, count = now.rows_at(offset, kTile);
+    const int64_t at = int64_t{row} * g.width + lane.c;
+    if (now.at_begin()) carry = state_before(g, now.sequence, lane);
+    const Rows& v = shared.v[buffer][warp];
+    wait_for_rows();
+    uint32_t k[kTile];
+#pragma unroll
+    for (int i = 0; i < kTile; ++i) k[i] = shared_k[i][lane.id];
+    if (count < kTile) repeat_last(count, k);
+    float scale[kPer<T>], e[kTile][kPer<T>], ev[kTile][kPer<T>];
+    choose_scale<T>(carry.p, scale);
+    const bool fast = __all_sync(kAllLanes, (count == kTile || (count > 0 && !leaves)) &&
+                                                channels.allow_one_scale() && fits_in<T>(k, scale));
+    Scaled<T> part;
+    if (fast) {
+      float p[kPer<T>];
+      if (leaves) run_maximum(k, channels, p);
+      exponentials<T>(k, scale, e);
+      __syncwarp();
+      fetch_next(buffer ^ 1);
+      part = added_by_tile(e, v, lane, channels, scale, ev);
+      if (leaves) rescale(p, part);
+    } else {
+      part = added_by_rows(shared_k, v, count, lane, channels);
+    }
+    bool plain = (fast || count == 0) && !leaves;
+    Scaled<T> state = scan_round(cluster, now, channels, round, lane, scale, part, shared.parts,
+                                 shared.totals, plain, carry);
+    if (plain) normalise(carry);
+    if (g.saved != nullptr && count > 0 && row != now.begin) save_state(g, row, lane, state);
+    if (fast && (plain || __all_sync(kAllLanes, fits_under<T>(state.p, scale)))) {
+      if (!plain) rescale(scale, state);
+      walk_tile<kAligned>(e, ev, count, g.width, lane, channels, state, g.y + at);
+    } else {
+      float u[kPer<T>];
+      load_bonus(g, lane, u);
+      if (fast) {
+        walk_rows<kAligned, kAligned>(g.k + at, g.width, v, count, g.width, lane, channels, u,
+                                      state, g.y + at);
+      } else {
+        walk_rows<kAligned, true>(reinterpret_cast<const T*>(&shared_k[0][lane.id]), kChannels<T>,
+                                  v, count, g.width, lane, channels, u, state, g.y + at);
+      }
+    }
+    if (leaves && now.at_end() && cluster.rank == 0 && warp == 0) {
+      leave_state(g, now.sequence, lane, carry);
+    }
+    if (!fast) {
+      __syncwarp();
+      fetch_next(buffer ^ 1);
+    }
+    now.advance();
+  }
 }
 
 // Row after row: a block takes the sequences that start in its `chunk` rows, a thread one channel.
@@ -202,8 +258,8 @@ __global__ void __launch_bounds__(kWalkThreads)
 #pragma unroll
       for (int i = 0; i < kWalkRows; ++i) {
         if (t + i >= end) continue;
-        if (g.segment_states != nullptr && (t + i) % kSegment == 0) {
-          float* saved = g.segment_states + (t + i) / kSegment * 3 * g.width + c;
+        if (g.saved != nullptr && t + i > start && (t + i - start) % kTile == 0) {
+          float* saved = g.saved + (t + i) / kTile * 3 * g.width + c;
           saved[0] = a, saved[g.width] = b, saved[2 * g.width] = p * kLog2E;
         }
         const float kt = to_float(k[i]), vt = to_float(v[i]);
@@ -233,50 +289,39 @@ __global__ void pass_states_kernel(const ForwardArgs<T> g) {
   g.b_out.at(out, c) = in < 0 ? 0.0f : g.b_in.at(in, c);
   g.p_out.at(out, c) = in < 0 ? kEmpty : g.p_in.at(in, c);
 }
+template <class T, bool kAligned>
+void launch(const Wkv4Forward& g, Context& ctx) {
+  using Shared = ForwardShared<T>;
+  static const auto at_once =
+      clusters_at_once(wkv4_forward_kernel<T, kAligned>, kThreads, sizeof(Shared));
+  const Spread spread(g, kChannels<T>, kRound, at_once);
+  launch_clusters("wkv4", wkv4_forward_kernel<T, kAligned>, spread.grid, kThreads,
+                  spread.cluster > 1 ? sizeof(Shared) : offsetof(Shared, totals), spread.cluster,
+                  ctx, ForwardArgs<T>(g, spread.range));
+}
 template <class T>
 void forward(const Wkv4Forward& g, Context& ctx) {
   check_size(g);
-  const ForwardArgs<T> args(g);
-  if (args.width == 0) return;
+  const int64_t rows = g.k.rows(), width = g.w.count();
+  if (width == 0) return;
   if (g.a_out && has_empty(g.sequences)) {
-    pass_states_kernel<<<pass_grid(args.width, g.sequences), kWalkThreads, 0, stream(ctx)>>>(args);
+    pass_states_kernel<<<pass_grid(width, g.sequences), kWalkThreads, 0, stream(ctx)>>>(
+        ForwardArgs<T>(g, 0));
     check_launch("wkv4");
   }
-  if (args.rows == 0) return;
-  if (ctx.deterministic || args.rows <= kFewRows) {
-    const int64_t chunk =
-        args.rows <= kFewRows ? 1 : std::max<int64_t>(16, ceil_div(args.rows, 65535));
-    const dim3 grid(static_cast<unsigned>(ceil_div(args.width, kWalkThreads)),
-                    static_cast<unsigned>(ceil_div(args.rows, chunk)));
-    wkv4_walk_kernel<<<grid, kWalkThreads, 0, stream(ctx)>>>(args, chunk);
+  if (rows == 0) return;
+  const bool few = rows <= kFewRows || longest(g.sequences) <= kShort;
+  if (few || ctx.deterministic) {
+    const int64_t chunk = std::max<int64_t>(few ? 1 : kTile, ceil_div(rows, 65535));
+    const dim3 grid(static_cast<unsigned>(ceil_div(width, kWalkThreads)),
+                    static_cast<unsigned>(ceil_div(rows, chunk)));
+    wkv4_walk_kernel<<<grid, kWalkThreads, 0, stream(ctx)>>>(ForwardArgs<T>(g, 0), chunk);
     check_launch("wkv4");
-    return;
+  } else if (are_aligned<T>(width, g.k, g.v, g.y)) {
+    launch<T, true>(g, ctx);
+  } else {
+    launch<T, false>(g, ctx);
   }
-  const ArenaScope scope(*ctx.arena);
-  const int64_t segments = ceil_div(args.rows, kSegment), width = args.width;
-  const auto states = [&] {
-    return static_cast<float*>(ctx.arena->allocate(segments * 3 * width * 4));
-  };
-  float* const parts = states();
-  float* const before = args.segment_states != nullptr ? args.segment_states : states();
-  float* const left = args.a_out.data != nullptr ? states() : nullptr;
-  auto* const closed = static_cast<int*>(ctx.arena->allocate(segments * 4));
-  const bool exact = args.a_out.data != nullptr;
-  const bool vector = width % 2 == 0 && is_paired(g.k) && is_paired(g.v) && is_paired(g.y);
-  const dim3 grid(static_cast<unsigned>(ceil_div(segments, kWarps)),
-                  static_cast<unsigned>(ceil_div(width, kChannels)));
-  const auto add = vector ? wkv4_add_kernel<T, true> : wkv4_add_kernel<T, false>;
-  add<<<grid, kThreads, 0, stream(ctx)>>>(args, segments, exact, parts, closed);
-  check_launch("wkv4");
-  carry<1>(args.w, parts, closed, segments, width, kSegment, before, ctx);
-  const auto walk = vector ? wkv4_forward_kernel<T, true> : wkv4_forward_kernel<T, false>;
-  walk<<<grid, kThreads, 0, stream(ctx)>>>(args, segments, exact, before, left);
-  check_launch("wkv4");
-  if (left == nullptr) return;
-  const dim3 all(static_cast<unsigned>(segments),
-                 static_cast<unsigned>(ceil_div(width, kWalkThreads)));
-  wkv4_leave_kernel<<<all, kWalkThreads, 0, stream(ctx)>>>(args, left);
-  check_launch("wkv4");
 }
 
 }  // namespace

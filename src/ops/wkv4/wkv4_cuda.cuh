@@ -1,46 +1,54 @@
-// What the kernels of WKV-4 on the GPU share: rows in registers, scaled states, and the carrying of
-// states over time. Included by wkv4_cuda.cu and wkv4_backward_cuda.cu only.
+// What the kernels of WKV-4 on the GPU share: rows in shared memory, scaled states, and the walk
+// over sequences. Included by wkv4_cuda.cu and wkv4_backward_cuda.cu only.
 //
-// The packed rows are cut into segments, whatever sequences lie in them; a warp owns one segment
-// and 64 channels, a lane two neighbouring channels. Three launches, as the state is linear in what
-// was before:
-//   1. each warp finds what its segment adds to the state, starting from nothing: all of the state
-//      after it when a sequence starts in it (the segment is closed then);
-//   2. for each channel, from every closed segment on, states are carried to the next closed one;
-//   3. each warp walks through its rows from the state before them.
-// Rows are read twice; the last ones of 1 are the first ones of 3 and still in the cache. (A single
-// pass, in which blocks wait for each other by decoupled look-back, reads them once. What it
-// measured is in docs/performance.md: it won or lost by the shape of its blocks, and waited more
-// than it read.)
+// Rows are read once. A block takes the sequences that start in its range of rows, one after the
+// other, and the channels of one warp, a word of each row for each lane. It goes through a sequence
+// in rounds; in a round each warp has a tile of kTile rows, whose words were copied to shared
+// memory while the round before was computed:
+//   1. each warp finds what its tile adds to the state, starting from nothing;
+//   2. the block adds these up, so that each warp knows the state before its tile;
+//   3. each warp walks through its tile.
+// For few long sequences the blocks of a cluster share a round: what a block's rows add to the
+// state is written into the others' shared memory. The backward is the same, from the end, with the
+// gradient of the state. It starts from states before each tile that the forward kept.
 //
-// A warp takes a tile of rows at a time. In a fast tile, the usual case, all exponentials are in
-// the scale of the tile's largest k, and nothing is rescaled between its rows; the careful form
-// with a running maximum serves the others.
+// In a plain round, the usual case, all is in one scale, 2^scale, which follows the size of the
+// state from round to round: sums need no running maximum. Tiles that do not fit are computed
+// carefully, with the running maximum, from row to row.
 //
 // In here exponents count powers of 2: w, u, k and p are multiplied by log2(e) when they are read.
 // Of two exponentials 2^(x - max(x, y)), 2^(y - max(x, y)) one is always 1, so one serves both.
 #pragma once
 
+#include <cuda_pipeline.h>
+
 #include <algorithm>
 
+#include "core/cuda/cluster.cuh"
 #include "core/cuda/launch.cuh"
 #include "ops/wkv4/wkv4.h"
 
 namespace rookery::cuda::wkv4 {
 
-constexpr int kWarps = 4, kThreads = kWarps * kWarp;  // of a block; each has a segment of its own
-constexpr int kChannels = 2 * kWarp;                  // of a warp
-constexpr int kTile = 16;                             // rows
-constexpr int kSegment = static_cast<int>(kWkv4DeviceSegment);
-static_assert(kSegment % kTile == 0);
+constexpr int kTile = static_cast<int>(kWkv4DeviceTile);  // rows of a warp in a round
 // Of the kernels in which a thread takes one channel.
 constexpr int kWalkThreads = 128;
+
+// A lane has a word of each row: two neighbouring channels in bfloat16, one in float32.
+template <class T>
+constexpr int kPer = 4 / static_cast<int>(sizeof(T));
+template <class T>
+constexpr int kChannels = kPer<T>* kWarp;
+using Rows = uint32_t[kTile][kWarp];  // a warp's rows in shared memory
 
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 constexpr float kEmpty = static_cast<float>(kWkv4EmptyExponent);
 // A decay below this is this: sums of exponents stay finite, and it is 0 all the same.
 constexpr float kLowestDecay = -1e30f;
 constexpr unsigned kAllLanes = 0xffffffffu;
+// What keeps sums in one scale far from the ends of float32: how far k may lie above and below it,
+// how far a state, and the size of u.
+constexpr float kAbove = 40.0f, kBelow = 60.0f, kBonus = 30.0f;
 
 // 2^x, to 2 units in the last place; 0 where that is denormal.
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -54,118 +62,175 @@ __device__ __forceinline__ float reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-// What keeps sums of exponentials in one common scale far from the ends of float32: the largest
-// spread of k within a warp's rows, how far what comes from elsewhere may lie above them, and u.
-constexpr float kSpread = 50.0f, kAbove = 40.0f, kBonus = 30.0f;
 
-// Two neighbouring channels of one row, as they lie in memory: half the registers for bf16.
+// The channels of a word.
+__device__ __forceinline__ void unpack(uint32_t word, float (&x)[2]) {
+  x[0] = __uint_as_float(word << 16);
+  x[1] = __uint_as_float(word & 0xffff0000u);
+}
+__device__ __forceinline__ void unpack(uint32_t word, float (&x)[1]) {
+  x[0] = __uint_as_float(word);
+}
+__device__ __forceinline__ uint32_t pack(const float (&x)[2]) {
+  return __bfloat16_as_ushort(from_float<bfloat16>(x[0])) |
+         (static_cast<uint32_t>(__bfloat16_as_ushort(from_float<bfloat16>(x[1]))) << 16);
+}
+__device__ __forceinline__ uint32_t pack(const float (&x)[1]) { return __float_as_uint(x[0]); }
 template <class T>
-struct Raw;
-template <>
-struct Raw<bfloat16> {
-  uint32_t bits;
-  __device__ void get(float (&x)[2]) const {
-    x[0] = __uint_as_float(bits << 16);
-    x[1] = __uint_as_float(bits & 0xffff0000u);
-  }
-  static __device__ Raw maximum(Raw x, Raw y) {
-    Raw z;
-    asm("max.bf16x2 %0, %1, %2;" : "=r"(z.bits) : "r"(x.bits), "r"(y.bits));
-    return z;
-  }
-  static __device__ Raw minimum(Raw x, Raw y) {
-    Raw z;
-    asm("min.bf16x2 %0, %1, %2;" : "=r"(z.bits) : "r"(x.bits), "r"(y.bits));
-    return z;
-  }
-  static __device__ Raw from(bfloat16 x, bfloat16 y) {
-    return {__bfloat16_as_ushort(x) | (static_cast<uint32_t>(__bfloat16_as_ushort(y)) << 16)};
-  }
-};
-template <>
-struct alignas(8) Raw<float> {
-  float x, y;
-  __device__ void get(float (&to)[2]) const { to[0] = x, to[1] = y; }
-  static __device__ Raw maximum(Raw p, Raw q) { return {fmaxf(p.x, q.x), fmaxf(p.y, q.y)}; }
-  static __device__ Raw minimum(Raw p, Raw q) { return {fminf(p.x, q.x), fminf(p.y, q.y)}; }
-  static __device__ Raw from(float x, float y) { return {x, y}; }
-};
-
-// The channels of a lane, c and c + 1, of which those at width or beyond are not there.
-struct Lane {
-  int c;
-  bool in[2];
-  __device__ Lane(int c, int width) : c(c), in{c < width, c + 1 < width} {}
-};
-
-// Row accesses. kVector: the width is even and the address a multiple of two elements.
-template <bool kVector, class T>
-__device__ __forceinline__ Raw<T> load_row(const T* p, const Lane& lane, bool there) {
-  Raw<T> x = Raw<T>::from(from_float<T>(0.0f), from_float<T>(0.0f));
-  if constexpr (kVector) {
-    if (there && lane.in[0]) x = *reinterpret_cast<const Raw<T>*>(p);
-  } else if (there) {
-    x = Raw<T>::from(lane.in[0] ? p[0] : from_float<T>(0.0f),
-                     lane.in[1] ? p[1] : from_float<T>(0.0f));
-  }
-  return x;
-}
-template <bool kVector, class T>
-__device__ __forceinline__ void store_row(T* p, const Lane& lane, float x, float y) {
-  if constexpr (kVector) {
-    // One store: the compiler makes two of a pair of bfloat16.
-    if (lane.in[0]) {
-      *reinterpret_cast<Raw<T>*>(p) = Raw<T>::from(from_float<T>(x), from_float<T>(y));
-    }
+__device__ __forceinline__ uint32_t maximum(uint32_t x, uint32_t y) {
+  if constexpr (sizeof(T) == 4) {
+    return __float_as_uint(fmaxf(__uint_as_float(x), __uint_as_float(y)));
   } else {
-    if (lane.in[0]) p[0] = from_float<T>(x);
-    if (lane.in[1]) p[1] = from_float<T>(y);
+    uint32_t z;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(z) : "r"(x), "r"(y));
+    return z;
   }
 }
-template <bool kVector, class T>
-__device__ __forceinline__ void store_gradient_row(T* p, const Lane& lane, bool accumulate, float x,
-                                                   float y) {
-  if (accumulate) {
-    float before[2];
-    load_row<kVector>(p, lane, true).get(before);
-    x += before[0], y += before[1];
+template <class T>
+__device__ __forceinline__ uint32_t minimum(uint32_t x, uint32_t y) {
+  if constexpr (sizeof(T) == 4) {
+    return __float_as_uint(fminf(__uint_as_float(x), __uint_as_float(y)));
+  } else {
+    uint32_t z;
+    asm("min.bf16x2 %0, %1, %2;" : "=r"(z) : "r"(x), "r"(y));
+    return z;
   }
-  store_row<kVector>(p, lane, x, y);
 }
-// A lane's two of a row of float32, 0 where it has none; any address.
-__device__ __forceinline__ void load_floats(const float* row, const Lane& lane, float (&x)[2]) {
+
+// A lane's channels, c and those after it; those at width or beyond are not there.
+template <class T>
+struct Lane {
+  int id, c;
+  bool in[kPer<T>];
+  explicit __device__ Lane(int width)
+      : id(static_cast<int>(threadIdx.x) % kWarp),
+        c(static_cast<int>(blockIdx.x) * kChannels<T> + kPer<T> * id) {
+    for (int j = 0; j < kPer<T>; ++j) in[j] = c + j < width;
+  }
+};
+
+// A word of a row in memory. kAligned: rows begin at multiples of 16 bytes and words are whole.
+template <bool kAligned, class T>
+__device__ __forceinline__ uint32_t load_word(const T* p, const Lane<T>& lane) {
+  if constexpr (kAligned) {
+    return lane.in[0] ? *reinterpret_cast<const uint32_t*>(p) : 0;
+  } else {
+    float x[kPer<T>];
 #pragma unroll
-  for (int j = 0; j < 2; ++j) x[j] = lane.in[j] ? row[lane.c + j] : 0.0f;
+    for (int j = 0; j < kPer<T>; ++j) x[j] = lane.in[j] ? to_float(p[j]) : 0.0f;
+    return pack(x);
+  }
 }
-__device__ __forceinline__ void store_floats(float* row, const Lane& lane, const float (&x)[2]) {
+// Where lane.in[0] only.
+template <bool kAligned, class T>
+__device__ __forceinline__ void store_word(T* p, const Lane<T>& lane, const float (&x)[kPer<T>]) {
+  if constexpr (kAligned) {
+    *reinterpret_cast<uint32_t*>(p) = pack(x);
+  } else {
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
+    for (int j = 0; j < kPer<T>; ++j) {
+      if (lane.in[j]) p[j] = from_float<T>(x[j]);
+    }
+  }
+}
+// A lane's channels of a row of float32, 0 where it has none; any address.
+template <class T>
+__device__ __forceinline__ void load_floats(const float* row, const Lane<T>& lane,
+                                            float (&x)[kPer<T>]) {
+#pragma unroll
+  for (int j = 0; j < kPer<T>; ++j) x[j] = lane.in[j] ? row[lane.c + j] : 0.0f;
+}
+template <class T>
+__device__ __forceinline__ void store_floats(float* row, const Lane<T>& lane,
+                                             const float (&x)[kPer<T>]) {
+#pragma unroll
+  for (int j = 0; j < kPer<T>; ++j) {
     if (lane.in[j]) row[lane.c + j] = x[j];
   }
 }
-// In a row of kChannels floats that only this block, or only this warp, knows.
-__device__ __forceinline__ void put(float* row, int lane, const float (&x)[2]) {
-  reinterpret_cast<float2*>(row)[lane] = {x[0], x[1]};
-}
-__device__ __forceinline__ void get(const float* row, int lane, float (&x)[2]) {
-  const float2 pair = reinterpret_cast<const float2*>(row)[lane];
-  x[0] = pair.x, x[1] = pair.y;
-}
 
-// (a, b) 2^p of two channels: a state, or the gradient of one.
-struct Scaled {
-  float a[2] = {0.0f, 0.0f}, b[2] = {0.0f, 0.0f}, p[2] = {kEmpty, kEmpty};
-
-  __device__ void put(float* rows, int lane) const {
-    wkv4::put(rows, lane, a);
-    wkv4::put(rows + kChannels, lane, b);
-    wkv4::put(rows + 2 * kChannels, lane, p);
+// Brings the first `count` of a warp's rows to shared memory, from `p`, the first element of the
+// block's channels; zeros for the others. kAligned: has begun to; after wait_for_rows() they are
+// there.
+template <bool kAligned, class T>
+__device__ __forceinline__ void fetch_rows(const T* p, int width, int count, const Lane<T>& lane,
+                                           Rows& to) {
+  if constexpr (kAligned) {
+    constexpr int kPieces = 8, kStep = kWarp / kPieces;  // 16 bytes each; rows at a time
+    const int first = lane.id / kPieces, piece = lane.id % kPieces;
+    const int c = piece * (16 / static_cast<int>(sizeof(T)));
+    const int rows = static_cast<int>(blockIdx.x) * kChannels<T> + c < width ? count - first : 0;
+    const T* from = p + int64_t{first} * width + c;
+#pragma unroll
+    for (int i = 0; i < kTile; i += kStep) {
+      __pipeline_memcpy_async(&to[first + i][4 * piece], from, 16, i < rows ? 0 : 16);
+      from += kStep * width;
+    }
+  } else {
+    uint32_t words[kTile];
+    const T* from = p + kPer<T> * lane.id;
+#pragma unroll
+    for (int i = 0; i < kTile; ++i) {
+      words[i] = i < count ? load_word<false>(from + int64_t{width} * i, lane) : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kTile; ++i) to[i][lane.id] = words[i];
   }
-  static __device__ Scaled get(const float* rows, int lane) {
-    Scaled s;
-    wkv4::get(rows, lane, s.a);
-    wkv4::get(rows + kChannels, lane, s.b);
-    wkv4::get(rows + 2 * kChannels, lane, s.p);
+}
+__device__ __forceinline__ void wait_for_rows() {
+  __pipeline_commit();
+  __pipeline_wait_prior(0);
+  __syncwarp();
+}
+// A tile of fewer rows goes on with the last k: whatever is computed from it then is not used, and
+// is finite.
+__device__ __forceinline__ void repeat_last(int count, uint32_t (&k)[kTile]) {
+#pragma unroll
+  for (int i = 1; i < kTile; ++i) {
+    if (i >= count) k[i] = k[i - 1];
+  }
+}
+
+// (a, b) 2^p of a lane's channels: a state, or the gradient of one.
+template <class T>
+struct Scaled {
+  float a[kPer<T>], b[kPer<T>], p[kPer<T>];
+
+  __device__ Scaled() {
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) a[j] = b[j] = 0.0f, p[j] = kEmpty;
+  }
+};
+// One for each lane, in shared memory.
+template <class T>
+struct SharedScaled {
+  Pack<float, 2 * kPer<T>> sums[kWarp];  // a, b
+  Pack<float, kPer<T>> p[kWarp];
+
+  __device__ void put(const Lane<T>& lane, const Scaled<T>& s) {
+    float both[2 * kPer<T>];
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) both[j] = s.a[j], both[kPer<T> + j] = s.b[j];
+    store_pack(sums[lane.id].values, both);
+    store_pack(p[lane.id].values, s.p);
+  }
+  // To the block of that rank, which waits for the arrival of kBytes.
+  static constexpr int kBytes = 3 * kPer<T> * static_cast<int>(sizeof(float)) * kWarp;
+  __device__ void send(const Lane<T>& lane, const Scaled<T>& s, Arrivals& arrivals, int rank) {
+    float both[2 * kPer<T>];
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) both[j] = s.a[j], both[kPer<T> + j] = s.b[j];
+    arrivals.send(both, sums[lane.id].values, rank);
+    arrivals.send(s.p, p[lane.id].values, rank);
+  }
+  // `p` only when it is asked for.
+  __device__ Scaled<T> get(const Lane<T>& lane, bool with_p) const {
+    Scaled<T> s;
+    float both[2 * kPer<T>];
+    load_pack(sums[lane.id].values, both);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) s.a[j] = both[j], s.b[j] = both[kPer<T> + j];
+    if (with_p) load_pack(p[lane.id].values, s.p);
     return s;
   }
 };
@@ -179,20 +244,50 @@ __device__ __forceinline__ ScaledPair scale_pair(float x, float y) {
   return {fmaxf(x, y), difference >= 0.0f ? 1.0f : smaller, difference >= 0.0f ? smaller : 1.0f};
 }
 // 2^(times w) x + y.
-__device__ __forceinline__ Scaled combine(const Scaled& x, const float (&w)[2], float times,
-                                          const Scaled& y) {
-  Scaled z;
+template <class T>
+__device__ __forceinline__ Scaled<T> combine(const Scaled<T>& x, const float (&w)[kPer<T>],
+                                             int times, const Scaled<T>& y) {
+  Scaled<T> z;
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const ScaledPair e = scale_pair(fmaf(times, w[j], x.p[j]), y.p[j]);
+  for (int j = 0; j < kPer<T>; ++j) {
+    const ScaledPair e = scale_pair(fmaf(static_cast<float>(times), w[j], x.p[j]), y.p[j]);
     z.a[j] = fmaf(e.x, x.a[j], e.y * y.a[j]);
     z.b[j] = fmaf(e.x, x.b[j], e.y * y.b[j]);
     z.p[j] = e.maximum;
   }
   return z;
 }
+// The same when all have one scale, which is y's p. Of w here: 2^(times w).
+template <class T>
+__device__ __forceinline__ void add_decayed(const float (&decay)[kPer<T>], const Scaled<T>& y,
+                                            Scaled<T>& x) {
+#pragma unroll
+  for (int j = 0; j < kPer<T>; ++j) {
+    x.a[j] = fmaf(decay[j], x.a[j], y.a[j]);
+    x.b[j] = fmaf(decay[j], x.b[j], y.b[j]);
+  }
+}
+// Into the scale 2^scale.
+template <class T>
+__device__ __forceinline__ void rescale(const float (&scale)[kPer<T>], Scaled<T>& s) {
+#pragma unroll
+  for (int j = 0; j < kPer<T>; ++j) {
+    const float factor = exp2_fast(s.p[j] - scale[j]);
+    s.a[j] *= factor, s.b[j] *= factor, s.p[j] = scale[j];
+  }
+}
+// Whether x 2^p is not too far above 2^scale.
+template <class T>
+__device__ __forceinline__ bool fits_under(const float (&p)[kPer<T>],
+                                           const float (&scale)[kPer<T>]) {
+  bool fits = true;
+#pragma unroll
+  for (int j = 0; j < kPer<T>; ++j) fits = fits && p[j] - scale[j] <= kAbove;
+  return fits;
+}
 // The state after a row, channel j.
-__device__ __forceinline__ void advance(Scaled& s, int j, float w, float k, float v) {
+template <class T>
+__device__ __forceinline__ void advance(Scaled<T>& s, int j, float w, float k, float v) {
   const ScaledPair e = scale_pair(s.p[j] + w, k);
   s.a[j] = fmaf(e.x, s.a[j], e.y * v);
   s.b[j] = fmaf(e.x, s.b[j], e.y);
@@ -206,10 +301,11 @@ struct ForwardArgs {
   T* y;
   DeviceSequences sequences;
   DeviceState a_in, b_in, p_in, a_out, b_out, p_out;
-  float* segment_states;
+  float* saved;
   int rows, width;
+  int range;  // rows: a block, or cluster, has the sequences that start in its own
 
-  explicit ForwardArgs(const Wkv4Forward& g)
+  ForwardArgs(const Wkv4Forward& g, int64_t range)
       : w(static_cast<const float*>(g.w.data)),
         u(static_cast<const float*>(g.u.data)),
         k(static_cast<const T*>(g.k.data)),
@@ -222,299 +318,317 @@ struct ForwardArgs {
         a_out(g.a_out),
         b_out(g.b_out),
         p_out(g.p_out),
-        segment_states(static_cast<float*>(g.segment_states.data)),
+        saved(static_cast<float*>(g.segment_states.data)),
         rows(static_cast<int>(g.k.rows())),
-        width(static_cast<int>(g.w.count())) {}
+        width(static_cast<int>(g.w.count())),
+        range(static_cast<int>(range)) {}
 };
-__device__ __forceinline__ void load_decay(const float* w, const Lane& lane, float (&x)[2]) {
-  load_floats(w, lane, x);
+
+// u as an exponent.
+template <class T>
+__device__ __forceinline__ void load_bonus(const ForwardArgs<T>& g, const Lane<T>& lane,
+                                           float (&u)[kPer<T>]) {
+  load_floats(g.u, lane, u);
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    x[j] *= kLog2E;
-    if (x[j] < kLowestDecay) x[j] = kLowestDecay;
+  for (int j = 0; j < kPer<T>; ++j) u[j] *= kLog2E;
+}
+
+// A lane's decay and bonus.
+template <class T>
+struct Channels {
+  float w[kPer<T>];                      // as an exponent
+  float decay[kPer<T>], bonus[kPer<T>];  // 2^w, 2^u; no number where u does not allow one scale
+
+  __device__ Channels(const ForwardArgs<T>& g, const Lane<T>& lane) {
+    load_floats(g.w, lane, w);
+    float u[kPer<T>];
+    load_bonus(g, lane, u);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) {
+      w[j] *= kLog2E;
+      if (w[j] < kLowestDecay) w[j] = kLowestDecay;
+      decay[j] = exp2_fast(w[j]);
+      bonus[j] = fabsf(u[j]) <= kBonus ? exp2_fast(u[j]) : __int_as_float(0x7fffffff);
+    }
   }
-}
-__device__ __forceinline__ void load_exponents(const float* row, const Lane& lane, float (&x)[2]) {
-  load_floats(row, lane, x);
+  __device__ bool allow_one_scale() const {
+    bool allow = true;
 #pragma unroll
-  for (int j = 0; j < 2; ++j) x[j] *= kLog2E;
-}
+    for (int j = 0; j < kPer<T>; ++j) allow = allow && !isnan(bonus[j]);
+    return allow;
+  }
+  // 2^(times w).
+  __device__ void decay_over(int times, float (&x)[kPer<T>]) const {
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) x[j] = exp2_fast(static_cast<float>(times) * w[j]);
+  }
+};
 
 // The state that a sequence starts from.
 template <class T>
-__device__ __forceinline__ Scaled state_before(const ForwardArgs<T>& g, int sequence,
-                                               const Lane& lane) {
-  Scaled s;
+__device__ __forceinline__ Scaled<T> state_before(const ForwardArgs<T>& g, int sequence,
+                                                  const Lane<T>& lane) {
+  Scaled<T> s;
   const int64_t slot = g.a_in.data != nullptr ? g.sequences.slot_in[sequence] : -1;
   if (slot >= 0) {
     load_floats(&g.a_in.at(slot, 0), lane, s.a);
     load_floats(&g.b_in.at(slot, 0), lane, s.b);
-    load_exponents(&g.p_in.at(slot, 0), lane, s.p);
+    load_floats(&g.p_in.at(slot, 0), lane, s.p);
+#pragma unroll
+    for (int j = 0; j < kPer<T>; ++j) s.p[j] *= kLog2E;
   }
   return s;
 }
+// The scale of a round that starts from that exponent.
 template <class T>
-__device__ __forceinline__ void leave_state(const ForwardArgs<T>& g, int sequence, const Lane& lane,
-                                            const Scaled& s) {
-  const int64_t slot = g.a_out.data != nullptr ? g.sequences.slot_out[sequence] : -1;
-  if (slot < 0) return;
-  const float p[2] = {s.p[0] * kLn2, s.p[1] * kLn2};
-  store_floats(&g.a_out.at(slot, 0), lane, s.a);
-  store_floats(&g.b_out.at(slot, 0), lane, s.b);
-  store_floats(&g.p_out.at(slot, 0), lane, p);
-}
-
-// Which of a warp's rows start and end a sequence, as bits, and how many rows there are.
-struct Borders {
-  unsigned starts, ends;
-  int count;
-
-  // Whether borders are at the first and last row only and all rows are there: the usual case.
-  __device__ bool plain(int rows) const {
-    return count == rows && (starts & ~1u) == 0 && (ends & ~(1u << (rows - 1))) == 0;
-  }
-  __device__ bool starts_at(int i) const { return (starts >> i & 1u) != 0; }
-  __device__ bool ends_at(int i) const { return (ends >> i & 1u) != 0; }
-  // The last row up to i that starts a sequence, or -1.
-  __device__ int last_start(int i) const { return 31 - __clz(starts & ((2u << i) - 1u)); }
-};
-template <int kRows>
-__device__ __forceinline__ Borders find_borders(const int32_t* of_row, int row, int rows,
-                                                int lane) {
-  static_assert(kRows <= kWarp);
-  const int t = row + lane;
-  const bool there = lane < kRows && t < rows;
-  const int sequence = there ? of_row[t] : -1;
-  const bool starts = there && (t == 0 || of_row[t - 1] != sequence);
-  const bool ends = there && (t == rows - 1 || of_row[t + 1] != sequence);
-  const int left = rows - row;
-  return {__ballot_sync(kAllLanes, starts), __ballot_sync(kAllLanes, ends),
-          left < 0       ? 0
-          : left > kRows ? kRows
-                         : left};
-}
-
-// A warp's rows, all there. The usual case: `fast`, all in one scale. Then k is not kept, but
-// e = 2^(k - top).
-template <int kRows, class T>
-struct Tile {
-  float e[kRows][2];
-  Raw<T> v[kRows];
-  float top[2];  // the largest k
-};
-template <bool kVector, int kRows, class T>
-__device__ __forceinline__ void load_rows(const T* p, int step, const Lane& lane, bool there,
-                                          Raw<T> (&x)[kRows]) {
-  if (kVector && there && lane.in[0]) {  // asked once, not at every load
+__device__ __forceinline__ void choose_scale(const float (&p)[kPer<T>], float (&scale)[kPer<T>]) {
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) x[i] = *reinterpret_cast<const Raw<T>*>(p + int64_t{step} * i);
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    x[i] = load_row<kVector>(p + int64_t{step} * i, lane, there && !kVector);
-  }
+  for (int j = 0; j < kPer<T>; ++j) scale[j] = p[j] > 0.1f * kEmpty ? p[j] : 0.0f;
 }
-// Sets tile.top; whether, in all lanes, sums over these rows can be in that scale.
-template <int kRows, class T>
-__device__ __forceinline__ bool find_top(const Raw<T> (&k)[kRows], const float (&u)[2],
-                                         float (&top)[2]) {
-  Raw<T> most = k[0], least = k[0];
+// Whether e^k of a tile can be in that scale.
+template <class T>
+__device__ __forceinline__ bool fits_in(const uint32_t (&k)[kTile], const float (&scale)[kPer<T>]) {
+  uint32_t most = k[0], least = k[0];
 #pragma unroll
-  for (int i = 1; i < kRows; ++i) {
-    most = Raw<T>::maximum(most, k[i]);
-    least = Raw<T>::minimum(least, k[i]);
+  for (int i = 1; i < kTile; ++i) {
+    most = maximum<T>(most, k[i]);
+    least = minimum<T>(least, k[i]);
   }
-  float bottom[2];
-  most.get(top), least.get(bottom);
+  float top[kPer<T>], bottom[kPer<T>];
+  unpack(most, top), unpack(least, bottom);
   bool fits = true;
 #pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    top[j] *= kLog2E;
-    fits = fits && top[j] - bottom[j] * kLog2E <= kSpread && fabsf(u[j]) <= kBonus;
+  for (int j = 0; j < kPer<T>; ++j) {
+    fits = fits && top[j] * kLog2E - scale[j] <= kAbove && scale[j] - bottom[j] * kLog2E <= kBelow;
   }
-  return __ballot_sync(kAllLanes, fits) == kAllLanes;
+  return fits;
 }
-// Whether in all lanes x 2^p is not too far above 2^scale.
-__device__ __forceinline__ bool fits_under(const float (&p)[2], const float (&scale)[2]) {
-  const bool fits = p[0] - scale[0] <= kAbove && p[1] - scale[1] <= kAbove;
-  return __ballot_sync(kAllLanes, fits) == kAllLanes;
-}
-// Moves the power of two of `size` > 0, normal, from a and b into p.
-__device__ __forceinline__ void normalise(float size, float& a, float& b, float& p) {
-  const int exponent = static_cast<int>(__float_as_uint(size) >> 23) - 127;
-  const float scale = __uint_as_float(static_cast<unsigned>(127 - exponent) << 23);
-  a *= scale, b *= scale, p += static_cast<float>(exponent);
-}
-
-// e of a fast tile.
-template <int kRows, class T>
-__device__ __forceinline__ void scale_rows(const Raw<T> (&k)[kRows], Tile<kRows, T>& tile) {
+// e^k of a tile.
+template <class T>
+__device__ __forceinline__ void exponentials(const uint32_t (&k)[kTile],
+                                             const float (&scale)[kPer<T>],
+                                             float (&e)[kTile][kPer<T>]) {
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    float kt[2];
-    k[i].get(kt);
+  for (int i = 0; i < kTile; ++i) {
+    float kt[kPer<T>];
+    unpack(k[i], kt);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      tile.e[i][j] = exp2_fast(fmaf(kt[j], kLog2E, -tile.top[j]));
-    }
-  }
-}
-// The definition's exponent after rows, from that before them: the running maximum.
-template <int kRows, class T>
-__device__ __forceinline__ void run_maximum(const Raw<T> (&k)[kRows], const float (&w)[2],
-                                            float (&p)[2]) {
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    float kt[2];
-    k[i].get(kt);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) p[j] = fmaxf(p[j] + w[j], kt[j] * kLog2E);
-  }
-}
-// Puts (a, b) 2^top into a state: with the exponent `p` that it shall have, or, when that does not
-// matter, any near.
-__device__ __forceinline__ void rescale(const float (&top)[2], bool exact, const float (&p)[2],
-                                        Scaled& s) {
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    s.p[j] = top[j];
-    if (exact) {
-      const float scale = exp2_fast(top[j] - p[j]);
-      s.a[j] *= scale, s.b[j] *= scale, s.p[j] = p[j];
-    } else {
-      normalise(s.b[j], s.a[j], s.b[j], s.p[j]);
-    }
+    for (int j = 0; j < kPer<T>; ++j) e[i][j] = exp2_fast(fmaf(kt[j], kLog2E, -scale[j]));
   }
 }
 
-// What a fast tile adds to the state, starting from nothing. `exact`: p is the definition's.
-template <int kRows, class T>
-__device__ __forceinline__ Scaled added_by(const Raw<T> (&k)[kRows], Tile<kRows, T>& tile,
-                                           const float (&w)[2], bool exact) {
-  Scaled s;
-  const float decay[2] = {exp2_fast(w[0]), exp2_fast(w[1])};
-  float p[2] = {kEmpty, kEmpty};
-  if (exact) run_maximum(k, w, p);
-  scale_rows(k, tile);
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    float vt[2];
-    tile.v[i].get(vt);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float e = tile.e[i][j];
-      s.a[j] = fmaf(decay[j], s.a[j], e * vt[j]);
-      s.b[j] = fmaf(decay[j], s.b[j], e);
-    }
-  }
-  rescale(tile.top, exact, p, s);
-  return s;
-}
-// From the state before any rows to that after them, reading them again; `at` is the first element.
-template <bool kVector, class T>
-__device__ __forceinline__ void add_any(const ForwardArgs<T>& g, int row, int64_t at,
-                                        const Lane& lane, const float (&w)[2],
-                                        const Borders& borders, Scaled& state) {
-#pragma unroll 1
-  for (int i = 0; i < borders.count; ++i) {
-    if (borders.starts_at(i)) state = state_before(g, g.sequences.of_row[row + i], lane);
-    float kt[2], vt[2];
-    load_row<kVector>(g.k + at + int64_t{g.width} * i, lane, true).get(kt);
-    load_row<kVector>(g.v + at + int64_t{g.width} * i, lane, true).get(vt);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) advance(state, j, w[j], kt[j] * kLog2E, vt[j]);
-  }
-}
-
-// States of segments or tiles in memory: [count, 3, width].
-__device__ __forceinline__ void store_state(float* states, int64_t index, int width,
-                                            const Lane& lane, const Scaled& s) {
-  float* to = states + index * 3 * width;
+// States before tiles: [rows / kTile, 3, width]. A sequence's first tile has none: its state is
+// state_before. So no two tiles start in the same kTile rows.
+template <class T>
+__device__ __forceinline__ void save_state(const ForwardArgs<T>& g, int row, const Lane<T>& lane,
+                                           const Scaled<T>& s) {
+  float* to = g.saved + int64_t{row / kTile} * 3 * g.width;
   store_floats(to, lane, s.a);
-  store_floats(to + width, lane, s.b);
-  store_floats(to + 2 * width, lane, s.p);
-}
-__device__ __forceinline__ Scaled load_state(const float* states, int64_t index, int width,
-                                             const Lane& lane) {
-  const float* from = states + index * 3 * width;
-  Scaled s;
-  load_floats(from, lane, s.a);
-  load_floats(from + width, lane, s.b);
-  load_floats(from + 2 * width, lane, s.p);
-  return s;
+  store_floats(to + g.width, lane, s.b);
+  store_floats(to + 2 * g.width, lane, s.p);
 }
 
-// before[i] = what the parts before i, from the last closed one on, come to at i: launch 2. A
-// thread carries one channel from one closed part to the next; `step` is -1 for gradients, whose
-// order is reversed. The part that the order begins with is closed. `rows` of a part decay what
-// came before.
+// A block's way through the rounds of its sequences, which are taken in order, with their rounds
+// from the first on (kStep 1) or the last on (-1). All threads of a block, or cluster, agree.
 template <int kStep>
-__global__ void __launch_bounds__(kWalkThreads)
-    wkv4_carry_kernel(const float* __restrict__ w, const float* __restrict__ parts,
-                      const int* __restrict__ closed, int64_t count, int64_t width, int rows,
-                      float* __restrict__ before) {
-  const int64_t c = int64_t{blockIdx.y} * kWalkThreads + threadIdx.x, first = blockIdx.x;
-  if (c >= width || closed[first] == 0) return;
-  float decay = w[c] * kLog2E;
-  decay = rows * (decay < kLowestDecay ? kLowestDecay : decay);
-  const auto read = [&](int64_t i, float& a, float& b, float& p) {
-    const float* part = parts + i * 3 * width + c;
-    a = part[0], b = part[width], p = part[2 * width];
-  };
-  float a, b, p;
-  read(first, a, b, p);
-  // Parts are read many at a time: one by one each would cost the way to memory and back.
-  constexpr int kAhead = 16;
-  for (int64_t begin = first + kStep; begin >= 0 && begin < count; begin += kAhead * kStep) {
-    float x[kAhead], y[kAhead], q[kAhead];
-    int ends[kAhead];
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      const int64_t i = begin + j * kStep;
-      ends[j] = -1;
-      if (i < 0 || i >= count) continue;
-      ends[j] = closed[i];
-      read(i, x[j], y[j], q[j]);
+struct Rounds {
+  const DeviceSequences& sequences;
+  int last;  // where the range ends
+  int size;  // rows of a round
+  int sequence, begin, end;
+  int row;             // where the round begins
+  bool there = false;  // whether there is one
+
+  // The range of that index.
+  template <class T>
+  __device__ Rounds(const ForwardArgs<T>& g, int index, int size)
+      : sequences(g.sequences), last(min((index + 1) * g.range, g.rows)), size(size) {
+    int start = index * g.range;
+    if (start >= last) return;
+    const int before = sequences.of_row[start];
+    if (sequences.offsets[before] < start) {
+      start = static_cast<int>(sequences.offsets[before + 1]);
     }
+    enter(start);
+  }
+  __device__ void enter(int start) {
+    there = start < last;
+    if (!there) return;
+    sequence = sequences.of_row[start];
+    begin = start, end = static_cast<int>(sequences.offsets[sequence + 1]);
+    row = kStep > 0 ? begin : begin + (end - 1 - begin) / size * size;
+  }
+  __device__ void advance() {
+    row += kStep * size;
+    if (kStep > 0 ? row >= end : row < begin) enter(end);
+  }
+  __device__ bool at_begin() const { return row == begin; }
+  __device__ bool at_end() const { return row + size >= end; }
+  // Rows of the round from its row `offset` on, `most` of them at most.
+  __device__ int rows_at(int offset, int most) const {
+    return min(max(end - row - offset, 0), most);
+  }
+};
+
+// What a block's warps, and a cluster's blocks, tell each other in a round. Twice: a warp may be in
+// the next round while another still reads that of this one.
+template <class T, int kWarps>
+struct SharedParts {
+  SharedScaled<T> of_warp[2][kWarps];
+};
+template <class T>
+struct SharedTotals {
+  SharedScaled<T> of_block[2][kLargestCluster];
+  Arrivals arrivals[2];
+
+  // By all threads, before the first round.
+  __device__ void init(const Cluster& cluster) {
+    if (cluster.size == 1) return;
+    if (threadIdx.x == 0) arrivals[0].init(), arrivals[1].init();
+    cluster.meet();
+  }
+};
+
+// Step 2: from what this warp's tile adds, `part`, and the state before the round, `carry`: the
+// state before the tile (kStep 1), or the gradient after it (-1; "before" then means later rows).
+// Moves `carry` to the next round, which is the `round`th from 0. `plain`: whether the part is in
+// the scale 2^scale; it comes back whether all of the round are, and so what is returned is.
+template <int kStep, int kWarps, class T>
+__device__ __forceinline__ Scaled<T> scan_round(
+    const Cluster& cluster, const Rounds<kStep>& now, const Channels<T>& channels, int round,
+    const Lane<T>& lane, const float (&scale)[kPer<T>], const Scaled<T>& part,
+    SharedParts<T, kWarps>& shared, SharedTotals<T>& totals, bool& plain, Scaled<T>& carry) {
+  constexpr int kRows = kWarps * kTile;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, buffer = round & 1;
+  const auto nth = [](int i, int count) { return kStep > 0 ? i : count - 1 - i; };
+  SharedScaled<T>* const parts = shared.of_warp[buffer];
+  parts[warp].put(lane, part);
+  plain = __syncthreads_and(plain) != 0;
+  // Within the block, from nothing.
+  const int offset = cluster.rank * kRows, block_rows = now.rows_at(offset, kRows);
+  Scaled<T> before, total;
+  int rows_before = 0;
+  if (plain) {
+    float decay[kPer<T>];
+    channels.decay_over(kTile, decay);
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      if (ends[j] < 0) return;  // there is no more
-      float* to = before + (begin + j * kStep) * 3 * width + c;
-      to[0] = a, to[width] = b, to[2 * width] = p;
-      if (ends[j] != 0) return;
-      const ScaledPair e = scale_pair(p + decay, q[j]);
-      a = fmaf(e.x, a, e.y * x[j]);
-      b = fmaf(e.x, b, e.y * y[j]);
-      p = e.maximum;
+    for (int n = 0; n < kWarps; ++n) {
+      const int i = nth(n, kWarps);
+      if (i == warp) before = total;
+      if (i * kTile < block_rows) add_decayed(decay, parts[i].get(lane, false), total);
+    }
+    rows_before =
+        kStep > 0 ? min(warp * kTile, block_rows) : max(block_rows - (warp + 1) * kTile, 0);
+  } else {
+#pragma unroll 1
+    for (int n = 0, rows = 0; n < kWarps; ++n) {
+      const int i = nth(n, kWarps), count = now.rows_at(offset + i * kTile, kTile);
+      if (i == warp) before = total, rows_before = rows;
+      total = combine(total, channels.w, count, parts[i].get(lane, true));
+      rows += count;
     }
   }
-}
-template <int kStep>
-void carry(const float* w, const float* parts, const int* closed, int64_t count, int64_t width,
-           int rows, float* before, Context& ctx) {
-  const dim3 grid(static_cast<unsigned>(count),
-                  static_cast<unsigned>(ceil_div(width, kWalkThreads)));
-  const auto kernel = wkv4_carry_kernel<kStep>;
-  kernel<<<grid, kWalkThreads, 0, stream(ctx)>>>(w, parts, closed, count, width, rows, before);
-  check_launch("wkv4");
+  SharedScaled<T>* const blocks = totals.of_block[buffer];
+  if (cluster.size > 1) {
+    // An exponent that no other can have says that the block's is the scale.
+    constexpr float kPlain = __builtin_inff();
+    if (plain) {
+#pragma unroll
+      for (int j = 0; j < kPer<T>; ++j) total.p[j] = kPlain;
+    }
+    Arrivals& arrivals = totals.arrivals[buffer];
+    if (threadIdx.x == 0) arrivals.expect(cluster.size * SharedScaled<T>::kBytes);
+    for (int r = warp; r < cluster.size; r += kWarps) {
+      blocks[cluster.rank].send(lane, total, arrivals, r);
+    }
+    arrivals.wait(round / 2);
+    bool all = true;
+#pragma unroll 4
+    for (int r = 0; r < cluster.size; ++r) all &= blocks[r].p[lane.id].values[0] == kPlain;
+    if (plain && !all) {
+#pragma unroll
+      for (int j = 0; j < kPer<T>; ++j) before.p[j] = scale[j];
+    }
+    plain = all;
+  }
+  Scaled<T> base = carry;
+  if (plain) {
+    rescale(scale, carry);
+    float decay[kPer<T>];
+    const auto across = [&](int from, int to) {
+#pragma unroll 4
+      for (int n = from; n < to; ++n) {
+        add_decayed(decay, blocks[nth(n, cluster.size)].get(lane, false), carry);
+      }
+    };
+    if (cluster.size == 1) {
+      base = carry;
+      channels.decay_over(block_rows, decay);
+      add_decayed(decay, total, carry);
+    } else if (now.row + now.size <= now.end) {
+      channels.decay_over(kRows, decay);
+      across(0, nth(cluster.rank, cluster.size));
+      base = carry;
+      across(nth(cluster.rank, cluster.size), cluster.size);
+    } else {
+#pragma unroll 1
+      for (int n = 0; n < cluster.size; ++n) {
+        const int r = nth(n, cluster.size);
+        if (r == cluster.rank) base = carry;
+        channels.decay_over(now.rows_at(r * kRows, kRows), decay);
+        across(n, n + 1);
+      }
+    }
+    channels.decay_over(rows_before, decay);
+    add_decayed(decay, before, base);
+    return base;
+  }
+#pragma unroll 1
+  for (int n = 0; n < cluster.size; ++n) {
+    const int r = nth(n, cluster.size);
+    if (r == cluster.rank) base = carry;
+    Scaled<T> block = total;
+    if (cluster.size > 1) {
+      block = blocks[r].get(lane, true);
+#pragma unroll
+      for (int j = 0; j < kPer<T>; ++j) block.p[j] = isinf(block.p[j]) ? scale[j] : block.p[j];
+    }
+    carry = combine(carry, channels.w, now.rows_at(r * kRows, kRows), block);
+  }
+  return combine(base, channels.w, rows_before, before);
 }
 
-// A warp's segment and its lane's channels.
-struct Place {
-  int64_t segment;
-  int row, end, lane_id;
-  Lane lane;
-  __device__ Place(int64_t segment, int rows, int width)
-      : segment(segment),
-        row(static_cast<int>(segment) * kSegment),
-        end(min(row + kSegment, rows)),
-        lane_id(static_cast<int>(threadIdx.x) % kWarp),
-        lane(static_cast<int>(blockIdx.y) * kChannels + 2 * lane_id, width) {}
-};
-__device__ __forceinline__ int64_t warp_index() {
-  return int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+inline int64_t longest(const Sequences& sequences) {
+  int64_t rows = 0;
+  for (int64_t s = 0; s < sequences.count; ++s) {
+    rows = std::max(rows, sequences.offsets[s + 1] - sequences.offsets[s]);
+  }
+  return rows;
 }
+
+// Of a launch: how sequences are spread over blocks, and how many blocks share one.
+struct Spread {
+  int64_t range;  // rows
+  int cluster = 1;
+  dim3 grid;
+
+  // A block takes `round` rows in a round. `at_once`: of clusters_at_once.
+  Spread(const Wkv4Forward& g, int channels, int round,
+         const std::array<int, kLargestCluster + 1>& at_once) {
+    const int64_t rows = g.k.rows(), count = g.sequences.count;
+    // When all are of one length, each has a range of its own. A captured launch serves other
+    // sequences too: wherever they start, somebody has them.
+    constexpr int64_t kLeast = 64, kMost = 65535 / kLargestCluster;
+    range = std::max({ceil_div(rows, std::max<int64_t>(count, 1)), kLeast, ceil_div(rows, kMost)});
+    const int64_t ranges = ceil_div(rows, range), groups = ceil_div(g.w.count(), channels);
+    // The most blocks that share a sequence while all still run at the same time.
+    const int64_t most = longest(g.sequences);
+    for (int size = 2; size <= kLargestCluster && (size - 1) * round < most; ++size) {
+      if (ranges * groups <= at_once[size]) cluster = size;
+    }
+    grid = dim3(static_cast<unsigned>(groups), static_cast<unsigned>(ranges * cluster));
+  }
+};
 
 // Rows, channels and blocks are counted with 32 bits.
 inline void check_size(const Wkv4Forward& g) {
@@ -537,6 +651,10 @@ inline dim3 pass_grid(int64_t width, const Sequences& sequences) {
           static_cast<unsigned>(sequences.count)};
 }
 
-inline bool is_paired(const TensorView& x) { return is_aligned(x.data, 2 * size_of(x.dtype)); }
+// Whether rows of all of these begin at multiples of 16 bytes.
+template <class T, class... Views>
+bool are_aligned(int64_t width, const Views&... views) {
+  return width * static_cast<int64_t>(sizeof(T)) % 16 == 0 && (is_aligned(views.data, 16) && ...);
+}
 
 }  // namespace rookery::cuda::wkv4

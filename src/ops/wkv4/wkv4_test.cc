@@ -150,8 +150,9 @@ TEST_F(Wkv4Test, ParallelInTimeGradientsMatchComplexStep) {
   }
 }
 
-// The kernels of the GPU beyond what the tests above give them: numbers of two bytes, odd widths
-// and addresses, borders anywhere in and at the edges of segments of rows.
+// The kernels of the GPU beyond what the tests above give them: numbers of two bytes, widths whose
+// rows are aligned (72) and are not, borders anywhere in and at the edges of tiles of rows,
+// sequences that the blocks of a cluster share.
 class Wkv4CudaTest : public Wkv4Test {
  protected:
   static constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
@@ -196,7 +197,7 @@ class Wkv4CudaTest : public Wkv4Test {
 TEST_F(Wkv4CudaTest, ForwardMatchesDefinition) {
   SKIP_WITHOUT_GPU();
   for (const DType dtype : kTypes) {
-    for (const int64_t width : {1, 65, 130}) {
+    for (const int64_t width : {1, 65, 72, 130}) {
       EXPECT_CUDA_FORWARD(wkv4, make_typed({1}, width, dtype));
       EXPECT_CUDA_FORWARD(wkv4, make_typed({3, 0, 1, 40}, width, dtype));
       EXPECT_CUDA_FORWARD(wkv4, make_typed({128}, width, dtype));
@@ -204,7 +205,10 @@ TEST_F(Wkv4CudaTest, ForwardMatchesDefinition) {
       EXPECT_CUDA_FORWARD(wkv4, make_typed(long_lengths_, width, dtype));
     }
     EXPECT_CUDA_FORWARD(wkv4, make_typed(std::vector<int64_t>(200, 1), 130, dtype));
-    EXPECT_CUDA_FORWARD(wkv4, make_typed({4000}, 64, dtype));  // more blocks than one looks back on
+    for (const int64_t rows : {513, 4000, 4096}) {
+      EXPECT_CUDA_FORWARD(wkv4, make_typed({rows}, 64, dtype));
+      EXPECT_CUDA_FORWARD(wkv4, make_typed({rows}, 72, dtype, 1, false));
+    }
   }
 }
 
@@ -217,9 +221,13 @@ TEST_F(Wkv4CudaTest, GradientsMatchComplexStep) {
       expect_gradients(make_typed_backward(make_typed({40, 100}, 2, dtype, 1, false), accumulate),
                        true);
     }
-    for (const int64_t width : {1, 130}) {
+    for (const int64_t width : {1, 72, 130}) {
       expect_gradients(make_typed_backward(make_typed(long_lengths_, width, dtype), false), false);
-      expect_gradients(make_typed_backward(make_typed({2048}, width, dtype), false), false);
+      for (const bool with_state : {false, true}) {
+        const Wkv4Forward g = make_typed({2048, 1003}, width, dtype, 1, with_state);
+        expect_gradients(make_typed_backward(g, false), false);
+      }
+      expect_gradients(make_typed_backward(make_typed({2048}, width, dtype), true), false);
     }
   }
 }
@@ -241,6 +249,9 @@ TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
   for (const DType dtype : kTypes) {
     SCOPED_TRACE(name_of(dtype));
     Wkv4Forward g = make_typed({300, 0, 200, 1, 99}, 34, dtype, 20);
+    EXPECT_CUDA_FORWARD(wkv4, g);
+    expect_gradients(make_typed_backward(g, false), false);
+    g = make_typed({1100}, 72, dtype, 20, /*with_state=*/false);
     EXPECT_CUDA_FORWARD(wkv4, g);
     expect_gradients(make_typed_backward(g, false), false);
     for (const float w : {0.0f, -1e4f, -1e38f, -HUGE_VALF}) {
@@ -269,15 +280,17 @@ TEST_F(Wkv4CudaTest, ScalesMeet) {
   for (const DType dtype : kTypes) {
     SCOPED_TRACE(name_of(dtype));
     for (const double scale : {4.0, 6.0, 8.0}) {
-      const Wkv4Forward g = make_typed({700, 72, 301}, 2, dtype, scale);
-      EXPECT_CUDA_FORWARD(wkv4, g);
-      expect_gradients(make_typed_backward(g, false), false);
+      for (const int64_t width : {2, 8}) {
+        const Wkv4Forward g = make_typed({700, 72, 301}, width, dtype, scale);
+        EXPECT_CUDA_FORWARD(wkv4, g);
+        expect_gradients(make_typed_backward(g, false), false);
+      }
     }
     for (const double step : {20.0, 45.0}) {  // every 96 rows, up and down
-      const Wkv4Forward g = make_typed({72, 800, 296}, 66, dtype);
+      const Wkv4Forward g = make_typed({72, 800, 296}, 72, dtype);
       set_decay(g, -0.01f);
       for (int64_t i = 0; i < g.k.count(); ++i) {
-        const double level = i / 66 / 96 % 2 == 0 ? step : -step;
+        const double level = i / 72 / 96 % 2 == 0 ? step : -step;
         const auto x = static_cast<float>(level + std::cos(static_cast<double>(i)));
         if (dtype == DType::kF32) g.k.as<float>()[i] = x;
         if (dtype == DType::kBF16) g.k.as<BFloat16>()[i] = to_bfloat16(x);
@@ -300,13 +313,13 @@ TEST_F(Wkv4CudaTest, ScalesMeet) {
   }
 }
 
-// The last segment has rows for its first warp only: the others have none to write.
+// Rounds that have rows for some of their warps only: the others have none to write.
 TEST_F(Wkv4CudaTest, WarpsWithoutRowsWriteNothing) {
   SKIP_WITHOUT_GPU();
   for (const DType dtype : kTypes) {
     for (const int64_t width : {32, 34}) {
-      const Wkv4Forward g = make_typed({24, 24, 24}, width, dtype, 1, /*with_state=*/false);
-      EXPECT_CUDA_FORWARD(wkv4, make_typed({100, 30, 24}, width, dtype));
+      const Wkv4Forward g = make_typed({40, 40, 70}, width, dtype, 1, /*with_state=*/false);
+      EXPECT_CUDA_FORWARD(wkv4, make_typed({100, 30, 24}, width, dtype, 1, false));
       expect_gradients(make_typed_backward(g, false), false);
     }
   }

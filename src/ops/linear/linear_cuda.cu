@@ -1,6 +1,6 @@
-// The linear layer on the GPU. Few rows, as in decoding, are bound by reading the weights: a warp
-// takes whole rows of the matrix and every row of x at once, and the layers of a group are one
-// launch. More rows are the library's products (product_cuda.cu).
+// The linear layer on the GPU. Few rows, as in decoding, are bound by reading the weights, each
+// once for all rows of x; the layers of a group are one launch. bfloat16 goes through the tensor
+// cores, float32 does not. More rows are the library's products (product_cuda.cu).
 
 #include "core/cuda/launch.cuh"
 #include "ops/linear/linear.h"
@@ -11,12 +11,11 @@ namespace {
 
 // Rows of x that one warp multiplies with a row of the matrix.
 constexpr int kRows = 8;
-// Up to so many rows this kernel is faster than the library's.
-constexpr int64_t kFewRows = 8;
+// Up to so many rows these kernels are faster than the library's.
+constexpr int64_t kFewRows = 8, kFewTensorRows = 16;
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 // Neighbouring elements that a lane takes at a time: 16 bytes of bfloat16.
 constexpr int kPack = 8;
-constexpr int64_t kLine = 128;  // bytes that memory gives at once
 
 struct Part {
   const void *x, *weight;
@@ -31,16 +30,32 @@ struct Parts {
   Part part[kMaxLinears];
   int count;
   int64_t rows;
+
+  // The calling block's.
+  __device__ const Part& here() const {
+    int which = 0;
+    while (which + 1 < count && blockIdx.x >= part[which + 1].first_block) ++which;
+    return part[which];
+  }
 };
+// y[row, n] = sum.
+template <class T>
+__device__ __forceinline__ void store_sum(const Part& p, int64_t row, int64_t n, float sum) {
+  const int64_t at = row * p.outputs + n;
+  const float y = p.residual == nullptr ? sum : p.residual[at] + sum;
+  if (p.wide_y) {
+    static_cast<float*>(p.y)[at] = y;
+  } else {
+    static_cast<T*>(p.y)[at] = from_float<T>(y);
+  }
+}
 
 // Sums over k in one order whatever the number of rows: a row's numbers do not depend on the
 // others.
 template <class T, int R>
 __global__ void __launch_bounds__(kThreads) few_rows_kernel(const __grid_constant__ Parts parts) {
   let_next_begin();
-  int which = 0;
-  while (which + 1 < parts.count && blockIdx.x >= parts.part[which + 1].first_block) ++which;
-  const Part& p = parts.part[which];
+  const Part& p = parts.here();
   const int lane = threadIdx.x % kWarp;
   const int64_t n = (blockIdx.x - p.first_block) * kWarps + threadIdx.x / kWarp;
   if (n >= p.outputs) return;  // a whole warp
@@ -48,10 +63,6 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(const __grid_constan
   const int rows = static_cast<int>(parts.rows - first < R ? parts.rows - first : R);
   const T* weight = static_cast<const T*>(p.weight) + n * K;
   const T* x = static_cast<const T*>(p.x) + first * K;
-  // No kernel that runs just before writes weights: they are on their way while it ends.
-  for (int64_t k = lane * (kLine / sizeof(T)); k < K; k += kWarp * (kLine / sizeof(T))) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + k));
-  }
   wait_for_previous();
   float sums[R] = {};
   if (p.vectors) {
@@ -80,20 +91,102 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(const __grid_constan
 #pragma unroll
   for (int r = 0; r < R; ++r) {
     const float sum = warp_sum(sums[r]);
-    if (lane != 0 || r >= rows) continue;
-    const int64_t at = (first + r) * p.outputs + n;
-    const float y = p.residual == nullptr ? sum : p.residual[at] + sum;
-    if (p.wide_y) {
-      static_cast<float*>(p.y)[at] = y;
-    } else {
-      static_cast<T*>(p.y)[at] = from_float<T>(y);
-    }
+    if (lane == 0 && r < rows) store_sum<T>(p, first + r, n, sum);
   }
+}
+
+// bfloat16 by the tensor cores: c[16 outputs, 8 rows] += a[16, 16 inputs] b[16, 8]. Which of the 16
+// inputs is which does not matter as long as a and b agree, so a lane takes 16 neighbouring bytes
+// of its rows: two multiplications.
+constexpr int kTileOutputs = 16, kTileRows = 8, kTileInputs = 32;
+__device__ __forceinline__ void multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                         uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// A block has 16 outputs; its warps take turns along the inputs. kTiles: of 8 rows of x. As above,
+// the order of a row's sums does not depend on the others.
+template <int kTiles>
+__global__ void __launch_bounds__(kThreads, 2)
+    few_tensor_rows_kernel(const __grid_constant__ Parts parts) {
+  constexpr int kAhead = 4;                      // tiles of inputs loaded at once
+  constexpr int kStride = kWarps * kTileInputs;  // between them
+  __shared__ float sums[kWarps][kTiles * kTileRows][kTileOutputs + 1];
+  let_next_begin();
+  const Part& p = parts.here();
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int group = lane / 4, k0 = warp * kTileInputs + lane % 4 * kPack;
+  const int K = static_cast<int>(p.inputs);
+  const int64_t n0 = (blockIdx.x - p.first_block) * kTileOutputs;
+  const int64_t first = int64_t{blockIdx.y} * kTiles * kTileRows;
+  // Outputs and rows that are not there are read as the last one and as zero, and not stored.
+  const bfloat16* const weight = static_cast<const bfloat16*>(p.weight);
+  const bfloat16* const upper = weight + min(n0 + group, p.outputs - 1) * p.inputs;
+  const bfloat16* const lower = weight + min(n0 + group + 8, p.outputs - 1) * p.inputs;
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  uint4 a[kAhead][2];
+  const auto load_weights = [&](int k) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int at = k + i * kStride;
+      a[i][0] = at < K ? __ldcs(reinterpret_cast<const uint4*>(upper + at)) : zero;
+      a[i][1] = at < K ? __ldcs(reinterpret_cast<const uint4*>(lower + at)) : zero;
+    }
+  };
+  // No kernel that runs just before writes weights: they are on their way while it ends.
+  load_weights(k0);
+  wait_for_previous();
+  float c[kTiles][4] = {};
+  for (int k = k0 - lane % 4 * kPack; k < K; k += kAhead * kStride) {  // the same in all lanes
+    uint4 b[kAhead][kTiles];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int at = k + lane % 4 * kPack + i * kStride;
+#pragma unroll
+      for (int j = 0; j < kTiles; ++j) {
+        const int64_t row = first + j * kTileRows + group;
+        const bfloat16* const x = static_cast<const bfloat16*>(p.x) + row * p.inputs + at;
+        b[i][j] = at < K && row < parts.rows ? *reinterpret_cast<const uint4*>(x) : zero;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const uint4 u = a[i][0], l = a[i][1];
+#pragma unroll
+      for (int j = 0; j < kTiles; ++j) {
+        multiply(c[j], u.x, l.x, u.y, l.y, b[i][j].x, b[i][j].y);
+        multiply(c[j], u.z, l.z, u.w, l.w, b[i][j].z, b[i][j].w);
+      }
+    }
+    if (k + kAhead * kStride < K) load_weights(k + lane % 4 * kPack + kAhead * kStride);
+  }
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+    const int row = j * kTileRows + lane % 4 * 2;
+    sums[warp][row][group] = c[j][0], sums[warp][row + 1][group] = c[j][1];
+    sums[warp][row][group + 8] = c[j][2], sums[warp][row + 1][group + 8] = c[j][3];
+  }
+  __syncthreads();
+  const int64_t n = n0 + threadIdx.x % kTileOutputs;
+  const int row = static_cast<int>(threadIdx.x) / kTileOutputs;
+  if (row >= kTiles * kTileRows || first + row >= parts.rows || n >= p.outputs) return;
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) sum += sums[i][row][threadIdx.x % kTileOutputs];
+  store_sum<bfloat16>(p, first + row, n, sum);
 }
 
 void few_rows(std::span<const LinearForward> layers, Context& ctx) {
   Parts parts{};
   parts.rows = layers[0].x.rows();
+  bool tensor = layers[0].x.dtype == DType::kBF16;
+  for (const LinearForward& g : layers) {
+    tensor = tensor && g.x.cols() % kPack == 0 && is_aligned(g.x.data, 16) &&
+             is_aligned(g.weight.data, 16) && g.x.cols() < int64_t{1} << 30;
+  }
   int64_t blocks = 0;
   for (const LinearForward& g : layers) {
     const int64_t row_bytes = g.x.cols() * size_of(g.x.dtype);
@@ -108,9 +201,17 @@ void few_rows(std::span<const LinearForward> layers, Context& ctx) {
         .wide_y = g.y.dtype == DType::kF32,
         .vectors = g.x.cols() % kPack == 0 && row_bytes % 16 == 0 && is_aligned(g.x.data, 16) &&
                    is_aligned(g.weight.data, 16)};
-    blocks += ceil_div(g.y.cols(), kWarps);
+    blocks += ceil_div(g.y.cols(), tensor ? kTileOutputs : kWarps);
   }
   if (parts.rows == 0 || blocks == 0) return;
+  if (tensor) {
+    const int tiles = parts.rows <= kTileRows ? 1 : 2;
+    const dim3 grid(static_cast<unsigned>(blocks),
+                    static_cast<unsigned>(ceil_div(parts.rows, tiles * kTileRows)));
+    cuda::launch("linear", tiles == 1 ? few_tensor_rows_kernel<1> : few_tensor_rows_kernel<2>, grid,
+                 kThreads, ctx, parts);
+    return;
+  }
   with_type(layers[0].x.dtype, "linear", [&](auto type) {
     using T = decltype(type);
     const auto launch = [&](auto kernel, int64_t rows) {
@@ -129,7 +230,8 @@ void few_rows(std::span<const LinearForward> layers, Context& ctx) {
 }
 
 bool takes_few_rows(const LinearForward& g, const Context& ctx) {
-  return g.x.rows() <= kFewRows || ctx.deterministic;
+  const int64_t few = g.x.dtype == DType::kBF16 ? kFewTensorRows : kFewRows;
+  return g.x.rows() <= few || ctx.deterministic;
 }
 
 void check_types(const LinearForward& g) {

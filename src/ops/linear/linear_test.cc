@@ -116,18 +116,19 @@ TEST_F(LinearTest, GpuProductsMatchDefinition) {
     std::memcpy(even.data, odd.data, odd.bytes());
     return even;
   };
-  for (const bool residual : {false, true}) {
-    for (const int64_t rows : {1, 2, 4, 7, 8, 9, 64, 130}) {
+  // Of inputs: several times what the kernel for few rows takes at once, and a part of it.
+  for (const auto [residual, inputs] : {std::pair{false, 256}, {true, 256}, {true, 1096}}) {
+    for (const int64_t rows : {1, 2, 4, 7, 8, 9, 16, 17, 64, 130}) {
       for (const int64_t outputs : {8, 72, 384}) {
-        const LinearForward wide{numbers({rows, 256}, DType::kF32),
-                                 numbers({outputs, 256}, DType::kF32),
+        const LinearForward wide{numbers({rows, inputs}, DType::kF32),
+                                 numbers({outputs, inputs}, DType::kF32),
                                  residual ? numbers({rows, outputs}, DType::kF32) : TensorView{},
                                  make({rows, outputs}),
                                  {}};
         EXPECT_CUDA_FORWARD(linear, wide);
         LinearForward low = wide;
-        low.x = numbers({rows, 256}, DType::kBF16);
-        low.weight = numbers({outputs, 256}, DType::kBF16);
+        low.x = numbers({rows, inputs}, DType::kBF16);
+        low.weight = numbers({outputs, inputs}, DType::kBF16);
         if (!residual) low.y = narrow({rows, outputs});
         EXPECT_CUDA_FORWARD(linear, low);
         LinearGroupForward group{2, {low, low}};

@@ -114,13 +114,27 @@ __global__ void __launch_bounds__(kBorderThreads)
     keep_last_kernel(const __grid_constant__ Forward<T> g) {
   let_next_begin();
   wait_for_previous();
+  const int64_t begin = int64_t{blockIdx.x} * kBorderRows;
+  int64_t sequence[kBorderRows], slot[kBorderRows];
+#pragma unroll
   for (int r = 0; r < kBorderRows; ++r) {
-    const int64_t t = int64_t{blockIdx.x} * kBorderRows + r;
-    if (t >= g.rows) return;
-    const int64_t sequence = g.sequences.of_row[t], slot = g.sequences.slot_out[sequence];
-    if (g.sequences.offsets[sequence + 1] != t + 1 || slot < 0) continue;
-    for (int64_t c = threadIdx.x; c < g.width; c += kBorderThreads) {
-      g.last_out.at(slot, c) = to_float(g.x[t * g.width + c]);
+    sequence[r] = begin + r < g.rows ? g.sequences.of_row[begin + r] : -1;
+  }
+#pragma unroll
+  for (int r = 0; r < kBorderRows; ++r) {
+    const bool last = sequence[r] >= 0 && g.sequences.offsets[sequence[r] + 1] == begin + r + 1;
+    slot[r] = last ? g.sequences.slot_out[sequence[r]] : -1;
+  }
+  for (int64_t c = int64_t{blockIdx.y} * kBorderThreads + threadIdx.x; c < g.width;
+       c += int64_t{gridDim.y} * kBorderThreads) {
+    T x[kBorderRows];
+#pragma unroll
+    for (int r = 0; r < kBorderRows; ++r) {
+      if (slot[r] >= 0) x[r] = g.x[(begin + r) * g.width + c];
+    }
+#pragma unroll
+    for (int r = 0; r < kBorderRows; ++r) {
+      if (slot[r] >= 0) g.last_out.at(slot[r], c) = to_float(x[r]);
     }
   }
 }
@@ -311,8 +325,10 @@ void token_shift_forward(const TokenShiftForward& g, Context& ctx) {
                      args);
       });
       if (g.last_out && !args.keeps_state) {
-        cuda::launch("token_shift", keep_last_kernel<T>, border_blocks(rows), kBorderThreads, ctx,
-                     args);
+        // Of many rows few are last: then a block takes all channels.
+        const auto slices = rows > 1024 ? 1 : ceil_div(width, kBorderThreads);
+        const dim3 grid(border_blocks(rows), static_cast<unsigned>(slices));
+        cuda::launch("token_shift", keep_last_kernel<T>, grid, kBorderThreads, ctx, args);
       }
     });
   }

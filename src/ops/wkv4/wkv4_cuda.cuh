@@ -633,7 +633,7 @@ struct Spread {
 // Rows, channels and blocks are counted with 32 bits.
 inline void check_size(const Wkv4Forward& g) {
   const int64_t rows = g.k.rows(), width = g.w.count();
-  check(rows < int64_t{1} << 30 && width < int64_t{1} << 30 && rows * width < int64_t{1} << 40,
+  check(rows < int64_t{1} << 30 && width < int64_t{1} << 28 && rows * width < int64_t{1} << 40,
         "wkv4: {} tokens of {} channels are too many for one call on the GPU", rows, width);
 }
 

@@ -122,6 +122,9 @@ struct Sequences {
   // [rows] the sequence of each row, on the GPU only. Kernels find borders with it, so that a
   // captured graph serves any number of sequences.
   const int32_t* sequence_of_row = nullptr;
+  // The rows are windows of so many, and no sequence crosses their borders: then launches depend on
+  // this and not on the cut, which differs from one training step to the next. 0: there are none.
+  int64_t window = 0;
 
   int64_t rows() const { return count == 0 ? 0 : offsets[count]; }
 };

@@ -146,6 +146,7 @@ void Batch::clear() {
   offsets.assign(1, 0);
   slot_in.clear();
   slot_out.clear();
+  window = 0;
 }
 
 bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
@@ -153,7 +154,8 @@ bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
     check(batch.tokens[t] >= 0 && batch.tokens[t] < vocabulary,
           "token {} at position {} is outside the vocabulary of {} (0 to {})", batch.tokens[t], t,
           vocabulary, vocabulary - 1);
-    check(batch.targets.empty() || batch.targets[t] < vocabulary,
+    if (batch.targets.empty()) continue;
+    check(batch.targets[t] < vocabulary,
           "target token {} at position {} is not below the vocabulary's size {}", batch.targets[t],
           t, vocabulary);
   }
@@ -185,8 +187,12 @@ bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
   std::copy(batch.slot_out.begin(), batch.slot_out.end(), mirror_.at<int64_t>(out));
   tokens_ = mirror_.mirrored<int32_t>(tokens);
   targets_ = mirror_.mirrored<int32_t>(targets);
-  sequences_ = {count, mirror_.mirrored<int64_t>(offsets), mirror_.mirrored<int64_t>(in),
-                mirror_.mirrored<int64_t>(out), mirror_.mirrored<int32_t>(of_row).device};
+  sequences_ = {count,
+                mirror_.mirrored<int64_t>(offsets),
+                mirror_.mirrored<int64_t>(in),
+                mirror_.mirrored<int64_t>(out),
+                mirror_.mirrored<int32_t>(of_row).device,
+                batch.window};
   return moved;
 }
 

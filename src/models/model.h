@@ -75,6 +75,7 @@ struct Batch {
   std::vector<int32_t> targets;            // [T] in training, else empty
   std::vector<int64_t> offsets{0};         // [S + 1]
   std::vector<int64_t> slot_in, slot_out;  // [S]; -1: the empty state / nowhere
+  int64_t window = 0;                      // see Sequences
 
   void add(std::span<const int32_t> sequence, int64_t in, int64_t out);
   void clear();

@@ -17,7 +17,8 @@ TrainingBatch one_window_each(int64_t windows, int64_t context) {
   return batch;
 }
 
-void fill(const TrainingBatch& from, Batch& to) {
+void fill(const TrainingBatch& from, int64_t context, Batch& to) {
+  to.window = context;
   to.tokens = from.tokens;
   to.targets = from.targets;
   to.offsets = from.offsets;
@@ -201,7 +202,7 @@ StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
     // Each micro-batch of each step has random numbers of its own, and a replay has the same. The
     // high bit keeps them apart from the loader's.
     numbers.random_base = uint64_t{1} << 62 | static_cast<uint64_t>(steps_done_ * count + i) << 16;
-    fill(micro_batches[i], batch_);
+    fill(micro_batches[i], options_.context, batch_);
     if (placed_.stage(batch_, model_->config().vocabulary, ctx_.device)) {
       for (int g : {0, 1}) graphs_[g].reset(), runs_[g] = 0;
     }
@@ -235,7 +236,7 @@ StepResult Trainer::step(const Loader& loader) {
 double Trainer::evaluate(std::span<const TrainingBatch> batches) {
   double sum = 0, targets = 0;
   for (const TrainingBatch& batch : batches) {
-    fill(batch, batch_);
+    fill(batch, options_.context, batch_);
     evaluated_.stage(batch_, model_->config().vocabulary, ctx_.device);
     evaluated_.send();
     arena_.reset();
@@ -276,7 +277,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, T
         {reinterpret_cast<void*>(Arena::kAlignment), DType::kF32, parameter.value.shape}, false);
   }
   Batch batch;
-  fill(one_window_each(options.batch, options.context), batch);
+  fill(one_window_each(options.batch, options.context), options.context, batch);
   PlacedBatch placed;
   placed.stage(batch, config.vocabulary, Device::kMeta);
   loss_of(ctx, model, placed, static_cast<float>(options.dropout), {.l2wrap = options.l2wrap});

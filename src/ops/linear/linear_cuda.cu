@@ -1,6 +1,7 @@
 // The linear layer on the GPU. Few rows, as in decoding, are bound by reading the weights, each
-// once for all rows of x; the layers of a group are one launch. bfloat16 goes through the tensor
-// cores, float32 does not. More rows are the library's products (product_cuda.cu).
+// once for all rows of x; the layers of a group are one launch. bfloat16 with a multiple of 8
+// inputs goes through the tensor cores, all else does not. More rows are the library's products
+// (product_cuda.cu).
 
 #include "core/cuda/launch.cuh"
 #include "ops/linear/linear.h"
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       a[i][1] = at < K ? __ldcs(reinterpret_cast<const uint4*>(lower + at)) : zero;
     }
   };
-  // No kernel that runs just before writes weights: they are on their way while it ends.
+  // No kernel that is launched early writes weights: they are on their way while others end.
   load_weights(k0);
   wait_for_previous();
   float c[kTiles][4] = {};

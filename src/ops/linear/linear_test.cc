@@ -117,7 +117,7 @@ TEST_F(LinearTest, GpuProductsMatchDefinition) {
     return even;
   };
   // Of inputs: several times what the kernel for few rows takes at once, and a part of it.
-  for (const auto [residual, inputs] : {std::pair{false, 256}, {true, 256}, {true, 1096}}) {
+  for (const auto& [residual, inputs] : {std::pair{false, 256}, {true, 256}, {true, 1096}}) {
     for (const int64_t rows : {1, 2, 4, 7, 8, 9, 16, 17, 64, 130}) {
       for (const int64_t outputs : {8, 72, 384}) {
         const LinearForward wide{numbers({rows, inputs}, DType::kF32),

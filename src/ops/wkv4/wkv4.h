@@ -21,7 +21,7 @@ struct Wkv4Forward {
   StateView a_out, b_out, p_out;  // may be the same memory; or empty
   TensorView y;                   // [T, A]
   // [wkv4_segment_count, 3, A] float32: (a, b, p) before each segment, kept for the backward; or
-  // empty.
+  // empty. On a GPU p counts powers of 2, and the first segment of a sequence has none.
   TensorView segment_states;
 
   template <class Visitor>

@@ -296,8 +296,8 @@ __device__ __forceinline__ void retreat_rows(const BackwardArgs<T>& g, int count
       ScaledPair e = scale_pair(state.p[j], now);
       const float q = e.maximum, inverse = reciprocal(fmaf(e.x, state.b[j], e.y));
       const float y = fmaf(e.x, state.a[j], e.y * vt[j]) * inverse, r = dyt[j] * inverse;
-      // Through this output, and through the state after this row. All exponents are at most 0: the
-      // gradient's is minus a later q, which this row's k, decayed, does not exceed.
+      // Through this output, and through the state after this row. The gradient's exponent is minus
+      // a later q, which this row's k, decayed, does not exceed, or the scale of later tiles.
       const float direct = r * e.y, direct_k = direct * (vt[j] - y);
       const float stored = exp2_fast(fmaf(kt[j], kLog2E, gradient.p[j]));
       dk[j] = fmaf(stored, fmaf(gradient.a[j], vt[j], gradient.b[j]), direct_k);

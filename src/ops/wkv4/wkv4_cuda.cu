@@ -226,7 +226,8 @@ __global__ void __launch_bounds__(kThreads, 2) wkv4_forward_kernel(const Forward
 
 // Row after row: a block takes the sequences that start in its `chunk` rows, a thread one channel.
 // The rounding of a row does not depend on what else is in the batch, nor on where a sequence was
-// cut: exponents stay as they are in the state. For few rows, and for Context::deterministic.
+// cut: exponents stay as they are in the state. For few rows, short sequences, and
+// Context::deterministic.
 template <class T>
 __global__ void __launch_bounds__(kWalkThreads)
     wkv4_walk_kernel(const ForwardArgs<T> g, int64_t chunk) {

@@ -182,8 +182,8 @@ __device__ __forceinline__ void wait_for_rows() {
   __pipeline_wait_prior(0);
   __syncwarp();
 }
-// A tile of fewer rows goes on with the last k: whatever is computed from it then is not used, and
-// is finite.
+// A tile of fewer rows goes on with the last k: what is computed from it then is finite, and not
+// used, or multiplied by a gradient of zero.
 __device__ __forceinline__ void repeat_last(int count, uint32_t (&k)[kTile]) {
 #pragma unroll
   for (int i = 1; i < kTile; ++i) {
@@ -530,12 +530,10 @@ __device__ __forceinline__ Scaled<T> scan_round(
   }
   SharedScaled<T>* const blocks = totals.of_block[buffer];
   if (cluster.size > 1) {
-    // An exponent that no other can have says that the block's is the scale.
-    constexpr float kPlain = __builtin_inff();
-    if (plain) {
+    // An exponent that no other has says that the block's is the scale: in all lanes, or in none.
+    constexpr float kPlain = __builtin_inff(), kLargest = 3e38f;
 #pragma unroll
-      for (int j = 0; j < kPer<T>; ++j) total.p[j] = kPlain;
-    }
+    for (int j = 0; j < kPer<T>; ++j) total.p[j] = plain ? kPlain : fminf(total.p[j], kLargest);
     Arrivals& arrivals = totals.arrivals[buffer];
     if (threadIdx.x == 0) arrivals.expect(cluster.size * SharedScaled<T>::kBytes);
     for (int r = warp; r < cluster.size; r += kWarps) {
@@ -598,8 +596,10 @@ __device__ __forceinline__ Scaled<T> scan_round(
   return combine(base, channels.w, rows_before, before);
 }
 
+// No sequence has more rows.
 inline int64_t longest(const Sequences& sequences) {
-  int64_t rows = 0;
+  int64_t rows = sequences.window;
+  if (rows > 0) return rows;
   for (int64_t s = 0; s < sequences.count; ++s) {
     rows = std::max(rows, sequences.offsets[s + 1] - sequences.offsets[s]);
   }
@@ -615,11 +615,12 @@ struct Spread {
   // A block takes `round` rows in a round. `at_once`: of clusters_at_once.
   Spread(const Wkv4Forward& g, int channels, int round,
          const std::array<int, kLargestCluster + 1>& at_once) {
-    const int64_t rows = g.k.rows(), count = g.sequences.count;
+    const int64_t rows = g.k.rows(), count = std::max<int64_t>(g.sequences.count, 1);
     // When all are of one length, each has a range of its own. A captured launch serves other
     // sequences too: wherever they start, somebody has them.
     constexpr int64_t kLeast = 64, kMost = 65535 / kLargestCluster;
-    range = std::max({ceil_div(rows, std::max<int64_t>(count, 1)), kLeast, ceil_div(rows, kMost)});
+    const int64_t length = g.sequences.window > 0 ? g.sequences.window : ceil_div(rows, count);
+    range = std::max({length, kLeast, ceil_div(rows, kMost)});
     const int64_t ranges = ceil_div(rows, range), groups = ceil_div(g.w.count(), channels);
     // The most blocks that share a sequence while all still run at the same time.
     const int64_t most = longest(g.sequences);

@@ -254,6 +254,26 @@ TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
     g = make_typed({1100}, 72, dtype, 20, /*with_state=*/false);
     EXPECT_CUDA_FORWARD(wkv4, g);
     expect_gradients(make_typed_backward(g, false), false);
+    {  // What is not finite stays in its channel, and nobody waits for ever.
+      Wkv4Forward odd = make_typed({1100}, 72, dtype, 1, /*with_state=*/false);
+      const auto set = [&](int64_t row, int64_t c, float x) {
+        if (dtype == DType::kF32) odd.k.as<float>()[row * 72 + c] = x;
+        if (dtype == DType::kBF16) odd.k.as<BFloat16>()[row * 72 + c] = to_bfloat16(x);
+      };
+      set(5, 0, HUGE_VALF), set(300, 1, NAN), set(700, 2, -HUGE_VALF);
+      OnDevice<Wkv4Backward> there(make_typed_backward(odd, false));
+      forward_(there.args.forward, device_context());
+      backward_(there.args, device_context());
+      cuda::synchronize();
+      for (const TensorView& view :
+           {there.args.forward.y, static_cast<const TensorView&>(there.args.dk)}) {
+        const std::vector<double> x = elements(view);
+        for (size_t i = 0; i < x.size(); ++i) {
+          if (i % 72 < 2) continue;
+          ASSERT_TRUE(std::isfinite(x[i])) << i;
+        }
+      }
+    }
     for (const float w : {0.0f, -1e4f, -1e38f, -HUGE_VALF}) {
       SCOPED_TRACE(w);
       g = make_typed({300, 0, 200, 1, 99}, 34, dtype);

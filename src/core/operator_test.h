@@ -422,5 +422,6 @@ class OperatorTest : public ::testing::Test {
   expect_cuda_backward_like_cpu(#op, (args), &cpu::op##_forward, &cpu::op##_backward, \
                                 ROOKERY_CUDA_KERNEL(op##_forward),                    \
                                 ROOKERY_CUDA_KERNEL(op##_backward))
-#define SKIP_WITHOUT_GPU() \
-  if (!has_gpu()) GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable()
+#define SKIP_WITHOUT_GPU()          \
+  if (!cuda::unavailable().empty()) \
+  GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable()

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "core/operator_test.h"
+
 namespace rookery {
 namespace {
 
@@ -36,9 +38,7 @@ TEST_F(SessionTest, PromptsLongerThanAChunkAndForks) {
 }
 
 TEST_F(SessionTest, EveryOperatorOfATokenAgreesOnAGpu) {
-  if (!cuda::unavailable().empty()) {
-    GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable();
-  }
+  SKIP_WITHOUT_GPU();
   for (const DType type : {DType::kF32, DType::kBF16}) {
     const Model there = model_.on_gpu(type);
     Session session(there, pool_);
@@ -51,9 +51,7 @@ TEST_F(SessionTest, EveryOperatorOfATokenAgreesOnAGpu) {
 }
 
 TEST_F(SessionTest, AGpuGivesTheSameLogits) {
-  if (!cuda::unavailable().empty()) {
-    GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable();
-  }
+  SKIP_WITHOUT_GPU();
   for (const DType type : {DType::kF32, DType::kBF16}) {
     const Model there = model_.on_gpu(type);
     const double tolerance = type == DType::kF32 ? 2e-5 : 0.1;

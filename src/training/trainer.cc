@@ -284,7 +284,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, T
   tape.run_backward();
   plan.activations = arena.peak();
   plan.activation_gradients = tape.peak_bytes();
-  // Sums over rows that many blocks share, states between segments, and the product library's own.
+  // Sums over rows that many blocks share, and the product library's own.
   if (device == Device::kCuda) {
     plan.scratch = (int64_t{128} << 20) + 64 * options.batch * options.context;
   }

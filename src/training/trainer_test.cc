@@ -10,6 +10,7 @@
 
 #include "core/cpu_info.h"
 #include "core/file.h"
+#include "core/operator_test.h"
 #include "formats/safetensors.h"
 #include "training/checkpoint.h"
 
@@ -212,9 +213,7 @@ TEST_F(TrainerTest, ResumesBitForBit) {
 class GpuTrainerTest : public TrainerTest {
  protected:
   void SetUp() override {
-    if (!cuda::unavailable().empty()) {
-      GTEST_SKIP() << "SKIPPED: no GPU can be used: " << cuda::unavailable();
-    }
+    SKIP_WITHOUT_GPU();
     options_.dropout = 0.2;
     options_.accumulation = 2;
     options_.reset_documents = true;

@@ -5,13 +5,13 @@
 #include <cstdio>
 
 #include "cli/bench.h"
-#include "cli/progress.h"
+#include "reporting/progress.h"
 #include "cli/verbs.h"
 #include "core/cpu_info.h"
-#include "core/file.h"
+#include "io/file.h"
 #include "core/random.h"
 #include "inference/session.h"
-#include "inspect/machine_limits.h"
+#include "benchmarks/machine_limits.h"
 #include "ops/linear/product_cpu.h"
 #include "ops/wkv4/wkv4.h"
 #include "training/trainer.h"

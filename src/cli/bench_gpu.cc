@@ -3,7 +3,7 @@
 #include "cli/bench.h"
 #include "cli/verbs.h"
 #include "core/random.h"
-#include "inspect/machine_limits.h"
+#include "benchmarks/machine_limits.h"
 #include "ops/wkv4/wkv4.h"
 
 namespace rookery::cli {

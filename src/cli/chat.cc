@@ -10,7 +10,7 @@
 
 #include "cli/conversation.h"
 #include "cli/line_reader.h"
-#include "cli/progress.h"
+#include "reporting/progress.h"
 #include "cli/sampling.h"
 #include "cli/state_files.h"
 #include "cli/verbs.h"

@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "tokenizers/bytes.h"
 
 namespace rookery::cli {

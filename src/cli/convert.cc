@@ -7,9 +7,9 @@
 #include <optional>
 #include <unordered_map>
 
-#include "cli/progress.h"
+#include "reporting/progress.h"
 #include "cli/verbs.h"
-#include "core/file.h"
+#include "io/file.h"
 #include "formats/huggingface_writer.h"
 #include "formats/pth_writer.h"
 #include "formats/safetensors.h"

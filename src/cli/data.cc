@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "cli/progress.h"
+#include "reporting/progress.h"
 #include "cli/train_data.h"
 #include "cli/verbs.h"
 #include "core/cpu_info.h"
-#include "core/file.h"
+#include "io/file.h"
 #include "data/magic_prime.h"
 #include "data/prepare.h"
 #include "data/training_data.h"

@@ -5,12 +5,12 @@
 #include <cmath>
 #include <fstream>
 
-#include "cli/progress.h"
+#include "reporting/progress.h"
 #include "cli/verbs.h"
-#include "core/file.h"
+#include "io/file.h"
 #include "evaluation/documents.h"
 #include "evaluation/last_word.h"
-#include "evaluation/line_plot.h"
+#include "reporting/line_plot.h"
 #include "evaluation/multiple_choice.h"
 #include "evaluation/perplexity.h"
 

@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-#include "cli/progress.h"
+#include "reporting/progress.h"
 #include "cli/sampling.h"
 #include "cli/state_files.h"
 #include "cli/verbs.h"

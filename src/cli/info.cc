@@ -1,7 +1,7 @@
 // `rookery info`: what is in a checkpoint, or would be in a model of these sizes, and what a token
 // costs. Counts and operations are those of the paper's Table 2 (arXiv 2305.13048).
 
-#include "cli/progress.h"
+#include "reporting/progress.h"
 #include "cli/verbs.h"
 
 namespace rookery::cli {

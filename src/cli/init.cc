@@ -1,6 +1,6 @@
 // `rookery init`: a fresh checkpoint, to train from or to compare programs with.
 
-#include "cli/progress.h"
+#include "reporting/progress.h"
 #include "cli/verbs.h"
 #include "formats/safetensors.h"
 

@@ -19,7 +19,7 @@
 #endif
 
 #include "core/error.h"
-#include "core/file.h"
+#include "io/file.h"
 
 namespace rookery::cli {
 namespace {

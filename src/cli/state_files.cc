@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/file.h"
+#include "io/file.h"
 #include "models/fingerprint.h"
 
 namespace rookery::cli {

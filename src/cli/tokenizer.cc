@@ -5,9 +5,9 @@
 #include <chrono>
 #include <fstream>
 
-#include "cli/progress.h"
+#include "reporting/progress.h"
 #include "cli/verbs.h"
-#include "core/file.h"
+#include "io/file.h"
 #include "tokenizers/bpe.h"
 #include "tokenizers/bpe_training.h"
 #include "tokenizers/load.h"

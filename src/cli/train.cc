@@ -7,12 +7,12 @@
 
 #include <fmt/ranges.h>
 
-#include "cli/learning_curve.h"
-#include "cli/progress.h"
+#include "reporting/learning_curve.h"
+#include "reporting/progress.h"
 #include "cli/train_data.h"
 #include "cli/verbs.h"
 #include "core/cpu_info.h"
-#include "inspect/machine_limits.h"
+#include "benchmarks/machine_limits.h"
 #include "ops/linear/product_cpu.h"
 #include "tokenizers/load.h"
 #include "training/checkpoint.h"

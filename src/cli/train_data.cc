@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "cli/progress.h"
+#include "reporting/progress.h"
 #include "tokenizers/bytes.h"
 #include "tokenizers/load.h"
 

@@ -14,7 +14,7 @@
 #include <iterator>
 
 #include "core/cpu_info.h"
-#include "core/file.h"
+#include "io/file.h"
 #include "formats/huggingface.h"
 #include "text/utf8_stream.h"
 #include "tokenizers/bytes.h"

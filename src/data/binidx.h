@@ -16,7 +16,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/file.h"
+#include "io/file.h"
 #include "data/token_span.h"
 
 namespace rookery {

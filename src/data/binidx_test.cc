@@ -7,7 +7,7 @@
 #include <random>
 
 #include "core/error.h"
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 
 namespace rookery {
 namespace {

@@ -6,7 +6,7 @@
 #include <set>
 
 #include "core/error.h"
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "data/loader.h"
 #include "data/magic_prime.h"
 #include "data/text_data.h"

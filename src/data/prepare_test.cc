@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "data/binidx.h"
 #include "data/text_pieces.h"
 #include "data/tokenizer_for_tests.h"

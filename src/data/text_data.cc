@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "core/file.h"
+#include "io/file.h"
 
 namespace rookery {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "data/tokenizer_for_tests.h"
 
 namespace rookery {

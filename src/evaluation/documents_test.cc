@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 
 namespace rookery {
 namespace {

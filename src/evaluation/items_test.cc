@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 
 #include "core/error.h"
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "evaluation/json_line.h"
 
 namespace rookery {

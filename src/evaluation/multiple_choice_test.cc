@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "evaluation/last_word.h"
 #include "evaluation/model_for_tests.h"
 

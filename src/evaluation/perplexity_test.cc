@@ -5,7 +5,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "evaluation/line_plot.h"
+#include "reporting/line_plot.h"
 #include "evaluation/model_for_tests.h"
 
 namespace rookery {

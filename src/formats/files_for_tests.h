@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "formats/tensor_source.h"
 
 namespace rookery {

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/blocks.h"
+#include "quantization/blocks.h"
 
 namespace rookery {
 namespace {

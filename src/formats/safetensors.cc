@@ -5,7 +5,7 @@
 #include <set>
 #include <utility>
 
-#include "core/json.h"
+#include "io/json.h"
 
 namespace rookery {
 namespace {

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "core/hash.h"
-#include "core/json.h"
+#include "io/hash.h"
+#include "io/json.h"
 #include "formats/safetensors.h"
 
 namespace rookery {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/hash.h"
+#include "io/hash.h"
 #include "formats/files_for_tests.h"
 #include "formats/safetensors.h"
 

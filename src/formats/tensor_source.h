@@ -16,9 +16,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/blocks.h"
+#include "quantization/blocks.h"
 #include "core/dtype.h"
-#include "core/file.h"
+#include "io/file.h"
 #include "core/tensor.h"
 
 namespace rookery {

@@ -7,7 +7,7 @@
 #include <optional>
 #include <span>
 
-#include "core/file.h"
+#include "io/file.h"
 #include "formats/tensor_source.h"
 
 namespace rookery {

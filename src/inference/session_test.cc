@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 
 namespace rookery {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstddef>
 
 #include "core/convert.h"
-#include "core/hash.h"
+#include "io/hash.h"
 
 namespace rookery {
 namespace {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/hash.h"
+#include "io/hash.h"
 #include "core/random.h"
 #include "ops/linear/product_cpu.h"
 

@@ -6,7 +6,7 @@
 
 #include <numeric>
 
-#include "core/checked_run.h"
+#include "checking/checked_run.h"
 #include "ops/cross_entropy/cross_entropy.h"
 
 namespace rookery {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/file.h"
+#include "io/file.h"
 #include "tokenizers/gpt2_split.h"
 #include "tokenizers/unicode.h"
 

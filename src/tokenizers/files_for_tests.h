@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "tokenizers/gpt2_split.h"
 #include "tokenizers/load.h"
 #include "tokenizers/unicode.h"

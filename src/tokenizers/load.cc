@@ -1,7 +1,7 @@
 // Which tokenizer a text is follows from its first bytes, whatever the file is called.
 #include "tokenizers/load.h"
 
-#include "core/file.h"
+#include "io/file.h"
 #include "tokenizers/bpe.h"
 #include "tokenizers/bytes.h"
 #include "tokenizers/world.h"

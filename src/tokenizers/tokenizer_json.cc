@@ -7,7 +7,7 @@
 #include <unordered_set>
 
 #include "core/error.h"
-#include "core/json.h"
+#include "io/json.h"
 #include "tokenizers/byte_trie.h"
 #include "tokenizers/gpt2_split.h"
 #include "tokenizers/unicode.h"

@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "core/error.h"
-#include "core/json.h"
+#include "io/json.h"
 #include "tokenizers/unicode.h"
 
 namespace rookery {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/hash.h"
+#include "io/hash.h"
 #include "formats/safetensors.h"
 
 namespace rookery {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstddef>
 
-#include "core/checked_run.h"
+#include "checking/checked_run.h"
 #include "ops/cross_entropy/cross_entropy.h"
 
 namespace rookery {

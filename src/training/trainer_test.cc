@@ -9,8 +9,8 @@
 #include <fstream>
 
 #include "core/cpu_info.h"
-#include "core/file.h"
-#include "core/operator_test.h"
+#include "io/file.h"
+#include "checking/operator_test.h"
 #include "formats/safetensors.h"
 #include "training/checkpoint.h"
 

@@ -11,7 +11,7 @@
 #include <sstream>
 #include <thread>
 
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "formats/huggingface.h"
 #include "formats/pth_writer.h"
 #include "formats/safetensors.h"

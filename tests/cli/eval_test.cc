@@ -5,7 +5,7 @@
 #include <cmath>
 #include <thread>
 
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "program_test.h"
 
 namespace rookery {

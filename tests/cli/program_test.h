@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "core/file.h"
+#include "io/file.h"
 
 extern char** environ;
 

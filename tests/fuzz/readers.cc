@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/files_for_tests.h"
+#include "checking/files_for_tests.h"
 #include "data/binidx.h"
 #include "data/json_line.h"
 #include "evaluation/items.h"

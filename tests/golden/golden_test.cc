@@ -14,9 +14,9 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "core/checked_run.h"
-#include "core/file.h"
-#include "core/files_for_tests.h"
+#include "checking/checked_run.h"
+#include "io/file.h"
+#include "checking/files_for_tests.h"
 #include "formats/tensor_source.h"
 #include "inference/session.h"
 #include "models/detect.h"

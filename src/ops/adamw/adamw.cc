@@ -1,6 +1,6 @@
 #include "ops/adamw/adamw.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/adamw/adamw_ref.h"
 
 namespace rookery {

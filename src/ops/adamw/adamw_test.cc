@@ -1,7 +1,7 @@
 #include <bit>
 #include <vector>
 
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 #include "ops/adamw/adamw_ref.h"
 
 namespace rookery {

@@ -1,6 +1,6 @@
 #include "ops/cross_entropy/cross_entropy.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/cross_entropy/cross_entropy_ref.h"
 
 namespace rookery {

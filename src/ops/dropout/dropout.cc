@@ -1,6 +1,6 @@
 #include "ops/dropout/dropout.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/dropout/dropout_ref.h"
 
 namespace rookery {

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 #include "ops/dropout/dropout_ref.h"
 
 namespace rookery {

@@ -1,6 +1,6 @@
 #include "ops/embedding/embedding.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/embedding/embedding_ref.h"
 
 namespace rookery {

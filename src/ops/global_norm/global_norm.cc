@@ -1,6 +1,6 @@
 #include "ops/global_norm/global_norm.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/global_norm/global_norm_ref.h"
 
 namespace rookery {

@@ -1,7 +1,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 #include "ops/global_norm/global_norm_ref.h"
 
 namespace rookery {

@@ -1,6 +1,6 @@
 #include "ops/layer_norm/layer_norm.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/layer_norm/layer_norm_ref.h"
 
 namespace rookery {

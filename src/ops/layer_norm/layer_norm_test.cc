@@ -1,4 +1,4 @@
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 #include "ops/layer_norm/layer_norm_ref.h"
 
 namespace rookery {

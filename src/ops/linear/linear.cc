@@ -1,6 +1,6 @@
 #include "ops/linear/linear.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/linear/linear_ref.h"
 #include "ops/linear/product_cpu.h"
 

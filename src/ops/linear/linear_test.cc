@@ -1,4 +1,4 @@
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 #include "ops/linear/linear_ref.h"
 #include "ops/linear/product_cpu.h"
 

@@ -1,6 +1,6 @@
 #include "ops/log_decay/log_decay.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/log_decay/log_decay_ref.h"
 
 namespace rookery {

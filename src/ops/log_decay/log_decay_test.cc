@@ -1,6 +1,6 @@
 #include <limits>
 
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 #include "ops/log_decay/log_decay_ref.h"
 
 namespace rookery {

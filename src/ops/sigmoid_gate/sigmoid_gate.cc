@@ -1,6 +1,6 @@
 #include "ops/sigmoid_gate/sigmoid_gate.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/sigmoid_gate/sigmoid_gate_ref.h"
 
 namespace rookery {

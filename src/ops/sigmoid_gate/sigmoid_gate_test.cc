@@ -1,4 +1,4 @@
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 #include "ops/sigmoid_gate/sigmoid_gate_ref.h"
 
 namespace rookery {

@@ -1,6 +1,6 @@
 #include "ops/squared_relu/squared_relu.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/squared_relu/squared_relu_ref.h"
 
 namespace rookery {

@@ -1,4 +1,4 @@
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 #include "ops/squared_relu/squared_relu_ref.h"
 
 namespace rookery {

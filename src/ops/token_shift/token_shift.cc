@@ -1,6 +1,6 @@
 #include "ops/token_shift/token_shift.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/token_shift/token_shift_ref.h"
 
 namespace rookery {

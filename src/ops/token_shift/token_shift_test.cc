@@ -1,4 +1,4 @@
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 #include "ops/token_shift/token_shift_ref.h"
 
 namespace rookery {

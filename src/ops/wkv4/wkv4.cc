@@ -1,6 +1,6 @@
 #include "ops/wkv4/wkv4.h"
 
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "ops/wkv4/wkv4_ref.h"
 
 namespace rookery {

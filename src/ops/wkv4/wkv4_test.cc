@@ -1,6 +1,6 @@
 #include <numeric>
 
-#include "core/operator_test.h"
+#include "checking/operator_test.h"
 #include "ops/wkv4/wkv4_ref.h"
 
 namespace rookery {

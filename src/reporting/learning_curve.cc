@@ -1,4 +1,4 @@
-#include "cli/learning_curve.h"
+#include "reporting/learning_curve.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,10 +6,10 @@
 #include <optional>
 #include <vector>
 
-#include "core/file.h"
-#include "evaluation/line_plot.h"
+#include "io/file.h"
+#include "reporting/line_plot.h"
 
-namespace rookery::cli {
+namespace rookery {
 namespace {
 
 // What one line of metrics.jsonl says of one kind of loss.
@@ -80,4 +80,4 @@ void draw_learning_curve(const std::filesystem::path& folder) {
   file.commit();
 }
 
-}  // namespace rookery::cli
+}  // namespace rookery

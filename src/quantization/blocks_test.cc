@@ -1,4 +1,4 @@
-#include "core/blocks.h"
+#include "quantization/blocks.h"
 
 #include <gtest/gtest.h>
 

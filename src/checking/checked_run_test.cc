@@ -1,5 +1,5 @@
 // The checker itself, with wrong answers: each must be noticed.
-#include "core/checked_run.h"
+#include "checking/checked_run.h"
 
 #include <gtest/gtest.h>
 

@@ -1,9 +1,9 @@
-#include "core/json.h"
+#include "io/json.h"
 
 #include <set>
 #include <vector>
 
-#include "core/file.h"
+#include "io/file.h"
 
 namespace rookery {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-namespace rookery::cli {
+namespace rookery {
 
 // The lines of metrics.jsonl as an SVG, in bits per byte where all that is drawn is known in it,
 // else in nats per token. Of training the means of equal stretches, of validation every point.
@@ -16,4 +16,4 @@ std::string learning_curve_svg(std::string_view metrics);
 // Throws Error if a file cannot be read or written.
 void draw_learning_curve(const std::filesystem::path& folder);
 
-}  // namespace rookery::cli
+}  // namespace rookery

@@ -8,9 +8,9 @@
 #include <cstring>
 #include <functional>
 
-#include "core/checked_run.h"
+#include "checking/checked_run.h"
 #include "core/context.h"
-#include "core/dispatch.h"
+#include "ops/dispatch.h"
 #include "hwy/targets.h"
 
 namespace rookery {

@@ -26,7 +26,7 @@
 #include <complex>
 #include <type_traits>
 
-#include "core/checked_run.h"
+#include "checking/checked_run.h"
 #include "core/context.h"
 
 namespace rookery {

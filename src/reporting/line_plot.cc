@@ -1,4 +1,4 @@
-#include "evaluation/line_plot.h"
+#include "reporting/line_plot.h"
 
 #include <algorithm>
 #include <cassert>

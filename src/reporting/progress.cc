@@ -1,5 +1,5 @@
 // Progress on a terminal or in a log file.
-#include "cli/progress.h"
+#include "reporting/progress.h"
 
 #include <sys/ioctl.h>
 #include <unistd.h>

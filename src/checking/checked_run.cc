@@ -1,4 +1,4 @@
-#include "core/checked_run.h"
+#include "checking/checked_run.h"
 
 #include <algorithm>
 #include <cstddef>

@@ -1,11 +1,11 @@
 // Reads use four streams per thread: one does not fill the memory's bandwidth on every machine.
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "inspect/machine_limits.cc"
+#define HWY_TARGET_INCLUDE "benchmarks/machine_limits.cc"
 #include "hwy/foreach_target.h"  // must come before highway.h
 
 #include "core/simd-inl.h"
-#include "inspect/machine_limits.h"
+#include "benchmarks/machine_limits.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rookery {

@@ -1,11 +1,11 @@
-#include "cli/learning_curve.h"
+#include "reporting/learning_curve.h"
 
 #include <gtest/gtest.h>
 
-#include "core/files_for_tests.h"
-#include "core/file.h"
+#include "checking/files_for_tests.h"
+#include "io/file.h"
 
-namespace rookery::cli {
+namespace rookery {
 namespace {
 
 // The y of each point of the line with this number, in units of the picture: downwards.
@@ -72,4 +72,4 @@ TEST(LearningCurve, LiesInTheRunsFolder) {
 }
 
 }  // namespace
-}  // namespace rookery::cli
+}  // namespace rookery

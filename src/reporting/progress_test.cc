@@ -1,5 +1,5 @@
 // Units, the layout of a line at every width, and how often something is shown.
-#include "cli/progress.h"
+#include "reporting/progress.h"
 
 #include <gtest/gtest.h>
 

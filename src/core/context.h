@@ -36,15 +36,22 @@ struct NamedTensor {
 };
 
 // --device check:cpu. Each operator runs twice, on the device and by its definition in double; a
-// backward is compared with the complex step along a random direction. The first that differs
-// throws Error.
+// backward is compared with the complex step along random directions. The first that differs throws
+// Error.
 struct Checker {
-  int64_t checked = 0;
+  int64_t checked = 0;  // calls
   uint64_t seed = 1;
+  // A comparison that rounding makes meaningless is an error; else it is only counted.
+  bool strict = false;
   // Called before the error is thrown, with the operator's inputs (float32).
   std::function<void(const std::string& op, const std::vector<NamedTensor>& inputs)> on_difference;
-  // Worst error relative to the tolerance, by operator.
-  std::map<std::string, double> worst;
+  struct Operator {
+    double worst = 0;  // largest difference as a share of its tolerance
+    double looseness =
+        0;  // largest tolerance of a tensor relative to its values, both root mean squares
+    int64_t compared = 0, refused = 0;  // tensors
+  };
+  std::map<std::string, Operator> operators;  // by name
 };
 
 // Seconds and calls by operator, for --profile.

@@ -3,6 +3,9 @@
 //   dx = dy W,   dW = dy^T x,   dresidual = dy
 #pragma once
 
+#include <algorithm>
+#include <string_view>
+
 #include "core/context.h"
 
 namespace rookery {
@@ -36,7 +39,9 @@ struct LinearForward {
     v.input("residual", residual);
     v.output("y", y);
   }
-  double terms() const { return static_cast<double>(std::max(x.cols(), y.rows())); }
+  double terms() const { return static_cast<double>(x.cols()); }
+  // x, where there is room for its bfloat16 image.
+  double roundings(std::string_view) const { return low_x ? 1 : 0; }
 };
 
 // Several linear layers that do not depend on each other.
@@ -56,7 +61,14 @@ struct LinearGroupForward {
       v.output(kY[i], part[i].y);
     }
   }
-  double terms() const { return part[0].terms(); }
+  double terms() const {
+    double longest = 0;
+    for (int i = 0; i < count; ++i) longest = std::max(longest, part[i].terms());
+    return longest;
+  }
+  double roundings(std::string_view) const {
+    return std::any_of(part, part + count, [](const LinearForward& p) { return bool(p.low_x); });
+  }
 };
 
 struct LinearBackward {
@@ -73,6 +85,15 @@ struct LinearBackward {
     v.gradient("x", dx);
     v.gradient("weight", dweight);
     v.gradient("residual", dresidual);
+  }
+  // dx adds up over the outputs, dweight over the rows.
+  double terms() const { return static_cast<double>(std::max(dy.rows(), dy.cols())); }
+  // dy of float32 becomes bfloat16 for bfloat16 products, and so does x for dweight.
+  double roundings(std::string_view name) const {
+    const bool dy_rounded = low_dy || (forward.x.dtype == DType::kBF16 && dy.dtype == DType::kF32);
+    if (name == "x") return dy_rounded;
+    if (name == "weight") return dy_rounded + (forward.low_x ? 1 : 0);
+    return 0;
   }
 };
 

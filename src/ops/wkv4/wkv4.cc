@@ -1,5 +1,8 @@
 #include "ops/wkv4/wkv4.h"
 
+#include <algorithm>
+
+#include "checking/checked_run.h"
 #include "ops/dispatch.h"
 #include "ops/wkv4/wkv4_ref.h"
 
@@ -15,6 +18,10 @@ int64_t wkv4_segment_count(const Sequences& sequences, Device device) {
     segments += (length + kWkv4Segment - 1) / kWkv4Segment;
   }
   return segments;
+}
+
+double Wkv4Forward::exponent(std::string_view name) const {
+  return name == "a" || name == "b" ? largest(elements(k)) : 1;
 }
 
 Tensor wkv4(Context& ctx, const Tensor& w, const Tensor& u, const Tensor& k, const Tensor& v,

@@ -77,7 +77,7 @@ Model bench_model(const BenchFlags& f, ThreadPool& pool) {
   if (f.dtype == "f32") return model;
   std::vector<NamedTensor> tensors;
   for (const Parameter& p : model.parameters()) tensors.push_back({p.spec.name, p.value});
-  return Model::from_tensors(tensors, matrix_type(parse_dtype(f.dtype)));
+  return model_from_tensors(tensors, matrix_type(parse_dtype(f.dtype)));
 }
 
 int bench_limits(const BenchFlags& f) {

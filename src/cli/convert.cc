@@ -14,6 +14,7 @@
 #include "formats/pth_writer.h"
 #include "formats/safetensors.h"
 #include "models/detect.h"
+#include "models/load.h"
 #include "training/checkpoint.h"
 
 namespace rookery::cli {
@@ -99,7 +100,7 @@ Content content_of(const TensorSource& source) {
     for (const NamedTensor& tensor : named) content.tensors.push_back(*stored.at(tensor.name));
     return content;
   }
-  const Model plan = Model::planned_for(named);
+  const Model plan = plan_from_tensors(named);
   for (const Parameter& parameter : plan.parameters()) {
     content.tensors.push_back(*stored.at(parameter.spec.name));
     content.tensors.back().shape = parameter.spec.shape;

@@ -47,7 +47,7 @@ int init(const InitVerbOptions& options) {
     for (const Parameter& parameter : model.parameters()) {
       tensors.push_back({parameter.spec.name, parameter.value});
     }
-    model = Model::from_tensors(tensors, matrix_type(options.dtype));
+    model = model_from_tensors(tensors, matrix_type(options.dtype));
   }
   std::vector<StoredTensor> tensors;
   for (const Parameter& parameter : model.parameters()) {

@@ -149,19 +149,19 @@ LoadedModel open_model(
 LoadedModel load_model(const std::string& path, MatrixType type, Device device) {
   if (device != Device::kCuda) {
     return open_model(path, [type](std::span<const NamedTensor> tensors, float epsilon) {
-      return Model::from_tensors(tensors, type, epsilon);
+      return model_from_tensors(tensors, type, epsilon);
     });
   }
   if (type == MatrixType::kF16) {
     wrong_usage("--dtype f16 is not possible on a GPU: expected f32, bf16 or as-stored");
   }
   return open_model(path, [type](std::span<const NamedTensor> tensors, float epsilon) {
-    const Model model = Model::from_tensors(tensors, type, epsilon);
+    const Model model = model_from_tensors(tensors, type, epsilon);
     return model.on_gpu(model.head().value.dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
   });
 }
 
-LoadedModel look_at_model(const std::string& path) { return open_model(path, Model::planned_for); }
+LoadedModel look_at_model(const std::string& path) { return open_model(path, plan_from_tensors); }
 
 std::shared_ptr<std::string> add_tokenizer(CLI::App& verb) {
   auto tokenizer = std::make_shared<std::string>();

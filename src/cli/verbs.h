@@ -15,7 +15,7 @@
 
 #include "core/threads.h"
 #include "formats/tensor_source.h"
-#include "models/model.h"
+#include "models/load.h"
 #include "tokenizers/tokenizer.h"
 
 namespace rookery::cli {
@@ -61,7 +61,7 @@ struct LoadedModel {
 // On a GPU matrices are F32 or BF16: as stored means F32 for a float32 model and BF16 for the
 // others.
 LoadedModel load_model(const std::string& path, MatrixType type, Device device = Device::kCpu);
-// The same without numbers: Model::planned_for().
+// The same without numbers: plan_from_tensors().
 LoadedModel look_at_model(const std::string& path);
 
 // --tokenizer: a vocabulary file, a folder that holds one, or "bytes". Empty if it was not given.

@@ -5,6 +5,7 @@
 
 #include "io/hash.h"
 #include "formats/safetensors.h"
+#include "models/load.h"
 
 namespace rookery {
 namespace {
@@ -245,7 +246,7 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     json.at("validate_every").get_to(run.validate_every);
     json.at("validation_loss").get_to(run.validation_loss);
     check(run.step >= 0, "its step is {}", run.step);
-    Model model = Model::from_tensors(model_tensors(source), MatrixType::kF32, source.norm_epsilon);
+    Model model = model_from_tensors(model_tensors(source), MatrixType::kF32, source.norm_epsilon);
     check(json.at("configuration_hash").get<uint64_t>() ==
               configuration_hash(model.config(), run.options),
           "its weights do not belong to its training options");

@@ -18,7 +18,7 @@
 #include "formats/huggingface.h"
 #include "formats/state_file.h"
 #include "formats/tensor_source.h"
-#include "models/model.h"
+#include "models/load.h"
 #include "tokenizers/load.h"
 #include "training/checkpoint.h"
 
@@ -58,7 +58,7 @@ void read_tensors(const TensorSource& source) {
     touch(
         {static_cast<const std::byte*>(reader.read(tensor)), static_cast<size_t>(tensor.bytes())});
   }
-  Model::from_tensors(model_tensors(source), MatrixType::kF32);
+  model_from_tensors(model_tensors(source), MatrixType::kF32);
 }
 
 void read_checkpoint(std::span<const std::byte> bytes) {

@@ -20,6 +20,7 @@
 #include "formats/tensor_source.h"
 #include "inference/session.h"
 #include "models/detect.h"
+#include "models/load.h"
 #include "training/checkpoint.h"
 
 namespace rookery {
@@ -116,7 +117,7 @@ std::string check_reference(const fs::path& json_path) {
   weights.replace_extension(".pth");
   require_file(weights);
   const Model model =
-      Model::from_tensors(model_tensors(open_checkpoint(weights)), MatrixType::kAsStored);
+      model_from_tensors(model_tensors(open_checkpoint(weights)), MatrixType::kAsStored);
   check(model.config().generation == generation && model.config().layers == json.at("layers") &&
             model.config().width == json.at("width") &&
             model.config().vocabulary == json.at("vocab"),
@@ -163,7 +164,7 @@ std::string check_tiny(const fs::path& path) {
   std::vector<double> expected;
   for (int64_t at = 0; at + 4 <= file.size(); at += 4)
     expected.push_back(load_at<float>(file.bytes(), at));
-  const Model model = Model::from_tensors(model_tensors(source), MatrixType::kF32);
+  const Model model = model_from_tensors(model_tensors(source), MatrixType::kF32);
   const std::vector<int32_t> prompt{'"', 'i', 'n'};
   // A rounded or quantised file differs from the logits by its rounding: the definition, in double,
   // of the numbers it holds is what we must give.
@@ -206,7 +207,7 @@ std::string check_training_on(const fs::path& json_path, Device device) {
   options.schedule = {.kind = ScheduleKind::kConstant,
                       .rate = json.at("learning_rate").get<double>()};
   options.optimizer = {.beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-18, .weight_decay = 0, .clip = 1};
-  Trainer trainer(Model::from_tensors(model_tensors(open_checkpoint(weights)), MatrixType::kF32),
+  Trainer trainer(model_from_tensors(model_tensors(open_checkpoint(weights)), MatrixType::kF32),
                   options, pool(), device);
   for (size_t step = 0; step < losses.size(); ++step) {
     TrainingBatch data{{}, {}, {0}};

@@ -1,0 +1,76 @@
+#include "models/batch.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace rookery {
+
+void Batch::add(std::span<const int32_t> sequence, int64_t in, int64_t out) {
+  tokens.insert(tokens.end(), sequence.begin(), sequence.end());
+  offsets.push_back(rows());
+  slot_in.push_back(in);
+  slot_out.push_back(out);
+}
+
+void Batch::clear() {
+  tokens.clear();
+  targets.clear();
+  offsets.assign(1, 0);
+  slot_in.clear();
+  slot_out.clear();
+  window = 0;
+}
+
+bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
+  for (int64_t t = 0; t < batch.rows(); ++t) {
+    check(batch.tokens[t] >= 0 && batch.tokens[t] < vocabulary,
+          "token {} at position {} is outside the vocabulary of {} (0 to {})", batch.tokens[t], t,
+          vocabulary, vocabulary - 1);
+    if (batch.targets.empty()) continue;
+    check(batch.targets[t] < vocabulary,
+          "target token {} at position {} is not below the vocabulary's size {}", batch.targets[t],
+          t, vocabulary);
+  }
+  const int64_t rows = batch.rows(), count = batch.count();
+  bool moved = rows != rows_ || device != device_;
+  if (moved || count > capacity_) {
+    // Room for twice as many sequences: where documents end differs from batch to batch.
+    capacity_ = std::max<int64_t>(2 * count, 16);
+    moved = true;
+  }
+  rows_ = rows;
+  device_ = device;
+  if (device == Device::kMeta) device = Device::kCpu;
+  int64_t end = 0;
+  const auto take = [&](int64_t size) { return Mirror::advance(end, size); };
+  const int64_t tokens = take(rows * 4), targets = take(rows * 4), of_row = take(rows * 4);
+  const int64_t offsets = take((capacity_ + 1) * 8), in = take(capacity_ * 8);
+  const int64_t out = take(capacity_ * 8);
+  bytes_ = end;
+  moved |= mirror_.reserve(device, end);
+  std::copy(batch.tokens.begin(), batch.tokens.end(), mirror_.at<int32_t>(tokens));
+  std::copy(batch.targets.begin(), batch.targets.end(), mirror_.at<int32_t>(targets));
+  for (int64_t s = 0; s < count; ++s) {
+    std::fill(mirror_.at<int32_t>(of_row) + batch.offsets[s],
+              mirror_.at<int32_t>(of_row) + batch.offsets[s + 1], static_cast<int32_t>(s));
+  }
+  std::copy(batch.offsets.begin(), batch.offsets.end(), mirror_.at<int64_t>(offsets));
+  std::copy(batch.slot_in.begin(), batch.slot_in.end(), mirror_.at<int64_t>(in));
+  std::copy(batch.slot_out.begin(), batch.slot_out.end(), mirror_.at<int64_t>(out));
+  tokens_ = mirror_.mirrored<int32_t>(tokens);
+  targets_ = mirror_.mirrored<int32_t>(targets);
+  sequences_ = {count,
+                mirror_.mirrored<int64_t>(offsets),
+                mirror_.mirrored<int64_t>(in),
+                mirror_.mirrored<int64_t>(out),
+                mirror_.mirrored<int32_t>(of_row).device,
+                batch.window};
+  return moved;
+}
+
+void PlacedBatch::send() const {
+  if (device_ == Device::kCuda) mirror_.send(bytes_);
+}
+
+}  // namespace rookery

@@ -27,8 +27,8 @@ Tensor Session::forward(std::span<const int32_t> tokens, bool all) {
   arena_.reset();
   batch_.clear();
   batch_.add(tokens, 0, 0);
-  placed_.stage(batch_, model_.config().vocabulary, ctx_.device);
-  placed_.send();
+  placed_.stage(batch_, model_.config().vocabulary, ctx_);
+  placed_.send(ctx_);
   const Tensor x = model_.forward(ctx_, placed_, {.state_in = &state_, .state_out = &state_});
   position_ += x.rows();
   std::vector<int64_t> rows(all ? x.rows() : 1, x.rows() - 1);
@@ -42,22 +42,22 @@ Tensor Session::forward_one(int32_t token) {
   if (plain) return forward(std::span(&token, 1), false);
   batch_.clear();
   batch_.add(std::span(&token, 1), 0, 0);
-  if (one_.stage(batch_, model_.config().vocabulary, ctx_.device)) graph_.reset();
-  one_.send();
+  if (one_.stage(batch_, model_.config().vocabulary, ctx_)) graph_.reset();
+  one_.send(ctx_);
   if (!graph_.recorded()) {
     arena_.reset();
-    graph_.begin();
+    graph_.begin(*ctx_.stream);
     try {
       const Tensor x = model_.forward(ctx_, one_, {.state_in = &state_, .state_out = &state_});
       const int64_t row = 0;
       graph_logits_ = model_.logits(ctx_, x, std::span(&row, 1));
     } catch (...) {
-      graph_.abandon();
+      graph_.abandon(*ctx_.stream);
       throw;
     }
-    graph_.end();
+    graph_.end(*ctx_.stream);
   }
-  graph_.launch();
+  graph_.launch(*ctx_.stream);
   ++position_;
   return graph_logits_;
 }
@@ -67,9 +67,10 @@ std::span<const float> Session::on_host(const Tensor& logits) {
     return {logits.as<float>(), static_cast<size_t>(logits.count())};
   }
   if (host_logits_.bytes() < logits.bytes()) {
-    host_logits_ = Memory(logits.bytes(), MemoryKind::kPinned);
+    host_logits_ = Memory(logits.bytes(), host_memory_of(ctx_.device));
   }
-  cuda::copy(host_logits_.data(), logits.data, logits.bytes());
+  ctx_.copy(host_logits_.data(), logits.data, logits.bytes());
+  ctx_.wait();
   return {static_cast<const float*>(host_logits_.data()), static_cast<size_t>(logits.count())};
 }
 

@@ -50,13 +50,13 @@ class Session {
   State state_;
   int64_t position_ = 0;
   Arena arena_;
-  Context ctx_;
   Batch batch_;
   PlacedBatch placed_, one_;
   cuda::Graph graph_;
   Tensor graph_logits_;
   int64_t single_steps_ = 0;
   Memory host_logits_;
+  Context ctx_;  // behind what its work uses
 };
 
 }  // namespace rookery

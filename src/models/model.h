@@ -90,15 +90,16 @@ class PlacedBatch {
  public:
   PlacedBatch() = default;
   // stage() and send() at once.
-  PlacedBatch(const Batch& batch, int64_t vocabulary, Device device) {
-    stage(batch, vocabulary, device);
-    send();
+  PlacedBatch(const Batch& batch, int64_t vocabulary, const Context& ctx) {
+    stage(batch, vocabulary, ctx);
+    send(ctx);
   }
-  // Copies the batch. Throws Error for an id outside the vocabulary, or a target above it. Returns
-  // whether the addresses changed. On a GPU, work in flight must have read the batch before.
-  bool stage(const Batch& batch, int64_t vocabulary, Device device);
-  // Brings the GPU's copy up to date, in the stream's order.
-  void send() const;
+  // Copies the batch for this context's device, once the context's work has read the batch before.
+  // Throws Error for an id outside the vocabulary, or a target above it. Returns whether the
+  // addresses changed.
+  bool stage(const Batch& batch, int64_t vocabulary, const Context& ctx);
+  // Brings the GPU's copy up to date, in the order of the context's work.
+  void send(const Context& ctx) const;
 
   int64_t rows() const { return rows_; }
   Mirrored<int32_t> tokens() const { return tokens_; }
@@ -191,9 +192,9 @@ class Model {
   Model converted(DType dtype) const;
   // The same model in a GPU's memory, matrices as F32 or BF16, vectors in float32. One tensor at a
   // time is in memory besides. Throws Error when there is no GPU, or it has too little memory.
-  Model on_gpu(DType matrices) const;
+  Model on_gpu(DType matrices, Device gpu = Device::kCuda) const;
   // All zeros, in a GPU's memory, for who fills them: a bench.
-  static Model zeros_on_gpu(const ModelConfig& config, DType matrices);
+  static Model zeros_on_gpu(const ModelConfig& config, DType matrices, Device gpu = Device::kCuda);
   // Where its parameters are.
   Device device() const { return device_; }
   // Of operators that run this model: BF16 when a GPU's matrices are BF16, else F32.

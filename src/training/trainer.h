@@ -101,7 +101,6 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   Arena arena_;
   Tape tape_;
-  Context ctx_;
   Batch batch_;
   PlacedBatch placed_, evaluated_;
   Mirror numbers_;
@@ -111,6 +110,7 @@ class Trainer {
   cuda::Graph graphs_[3];
   int64_t runs_[3] = {};
   int64_t steps_done_ = 0;
+  Context ctx_;  // behind what its work uses
 };
 
 // Bytes by purpose, found by walking through one step without computing it.

@@ -1,6 +1,6 @@
 // A build without CUDA: there is no GPU, and a request for one says why.
 
-#include "core/cuda/runtime.h"
+#include "core/cuda/device.h"
 #include "core/error.h"
 
 namespace rookery::cuda {
@@ -11,41 +11,47 @@ namespace {
 }  // namespace
 
 bool built() { return false; }
-const std::string& unavailable() {
+const std::string& unavailable(int) {
   static const std::string reason =
       "this program was built without CUDA; install the CUDA toolkit, build again, or use "
       "--device cpu";
   return reason;
 }
-void require() { absent(); }
-const DeviceInfo& device_info() { absent(); }
-int64_t free_memory() { return 0; }
-void* allocate(int64_t) { absent(); }
-void* allocate_pinned(int64_t) { absent(); }
+void require(int) { absent(); }
+
+const Device& Device::get(int) { absent(); }
+int64_t Device::free_memory() const { return 0; }
+void Device::make_current() const {}
+void* Device::allocate(int64_t) const { absent(); }
+void* Device::allocate_pinned(int64_t) const { absent(); }
+void Device::copy(void*, const void*, int64_t) const { absent(); }
+
 void deallocate(void*) noexcept {}
 void deallocate_pinned(void*) noexcept {}
-CUstream_st* stream() { return nullptr; }
-void synchronize() {}
 bool is_device_memory(const void*) { return false; }
 void copy(void*, const void*, int64_t) { absent(); }
-void copy_in_order(void*, const void*, int64_t) { absent(); }
-void zero_in_order(void*, int64_t) { absent(); }
-void read_in_order(const void*, int64_t) { absent(); }
+
+Stream::Stream(const Device& device) : device_(device) { absent(); }
+Stream::~Stream() = default;
+void Stream::wait() const {}
+void Stream::copy(void*, const void*, int64_t) const { absent(); }
+void Stream::zero(void*, int64_t) const { absent(); }
+void Stream::read(const void*, int64_t) const { absent(); }
 
 struct Graph::Parts {};
 Graph::Graph() = default;
 Graph::~Graph() = default;
 Graph::Graph(Graph&&) noexcept = default;
 Graph& Graph::operator=(Graph&&) noexcept = default;
-void Graph::begin() { absent(); }
-void Graph::end() { absent(); }
-void Graph::abandon() noexcept {}
+void Graph::begin(const Stream&) { absent(); }
+void Graph::end(const Stream&) { absent(); }
+void Graph::abandon(const Stream&) noexcept {}
 bool Graph::recorded() const { return false; }
-void Graph::launch() { absent(); }
+void Graph::launch(const Stream&) { absent(); }
 void Graph::reset() {}
 
 struct Timer::Parts {};
-Timer::Timer() { absent(); }
+Timer::Timer(const Stream& stream) : stream_(stream) { absent(); }
 Timer::~Timer() = default;
 void Timer::start() {}
 double Timer::stop() { return 0; }

@@ -2,6 +2,7 @@
 
 #include "cli/bench.h"
 #include "cli/verbs.h"
+#include "core/cuda/captured.h"
 #include "core/random.h"
 #include "benchmarks/machine_limits.h"
 #include "ops/wkv4/wkv4.h"
@@ -38,23 +39,17 @@ class Filler {
   std::vector<float> numbers_ = std::vector<float>(kNumbers);
 };
 
-// Seconds of one launch of what `work` asks for, as a graph: the median of `rounds`, each the mean
-// of `repeats` launches.
+// Seconds of one launch of `work` as a graph: the median of `rounds`, each the mean of `repeats`
+// launches.
 template <class Work>
-double graph_seconds(const Context& ctx, int64_t rounds, int64_t repeats, Work work) {
-  const cuda::Stream& stream = *ctx.stream;
-  work();  // opens libraries and gets memory
-  stream.wait();
-  cuda::Graph graph;
-  graph.begin(stream);
-  work();
-  graph.end(stream);
-  graph.launch(stream);
-  cuda::Timer timer(stream);
+double graph_seconds(Context& ctx, int64_t rounds, int64_t repeats, Work work) {
+  cuda::Captured captured;
+  for (int i = 0; i < 2; ++i) captured.run(ctx, work);  // kernel by kernel; recorded
+  cuda::Timer timer(*ctx.stream);
   std::vector<double> seconds;
   for (int64_t i = 0; i < rounds; ++i) {
     timer.start();
-    for (int64_t r = 0; r < repeats; ++r) graph.launch(stream);
+    for (int64_t r = 0; r < repeats; ++r) captured.run(ctx, work);
     seconds.push_back(timer.stop() / 1e3 / static_cast<double>(repeats));
   }
   return median(seconds);

@@ -37,29 +37,18 @@ Tensor Session::forward(std::span<const int32_t> tokens, bool all) {
 }
 
 Tensor Session::forward_one(int32_t token) {
-  const bool plain = ctx_.device != Device::kCuda || ctx_.checker != nullptr ||
-                     ctx_.profile != nullptr || single_steps_++ == 0;
-  if (plain) return forward(std::span(&token, 1), false);
   batch_.clear();
   batch_.add(std::span(&token, 1), 0, 0);
-  if (one_.stage(batch_, model_.config().vocabulary, ctx_)) graph_.reset();
+  if (one_.stage(batch_, model_.config().vocabulary, ctx_)) captured_.reset();
   one_.send(ctx_);
-  if (!graph_.recorded()) {
+  captured_.run(ctx_, [&] {
     arena_.reset();
-    graph_.begin(*ctx_.stream);
-    try {
-      const Tensor x = model_.forward(ctx_, one_, {.state_in = &state_, .state_out = &state_});
-      const int64_t row = 0;
-      graph_logits_ = model_.logits(ctx_, x, std::span(&row, 1));
-    } catch (...) {
-      graph_.abandon(*ctx_.stream);
-      throw;
-    }
-    graph_.end(*ctx_.stream);
-  }
-  graph_.launch(*ctx_.stream);
+    const Tensor x = model_.forward(ctx_, one_, {.state_in = &state_, .state_out = &state_});
+    const int64_t row = 0;
+    one_logits_ = model_.logits(ctx_, x, std::span(&row, 1));
+  });
   ++position_;
-  return graph_logits_;
+  return one_logits_;
 }
 
 std::span<const float> Session::on_host(const Tensor& logits) {

@@ -158,22 +158,10 @@ void Trainer::update() {
 }
 
 template <class Work>
-void Trainer::run(cuda::Graph& graph, int64_t& runs, Work work) {
-  // The first run gets memory and opens libraries, which a recording may not do.
-  const bool plain = ctx_.device != Device::kCuda || ctx_.checker != nullptr ||
-                     ctx_.profile != nullptr || on_backward || runs++ == 0;
-  if (plain) return work();
-  if (!graph.recorded()) {
-    graph.begin(*ctx_.stream);
-    try {
-      work();
-    } catch (...) {
-      graph.abandon(*ctx_.stream);
-      throw;
-    }
-    graph.end(*ctx_.stream);
-  }
-  graph.launch(*ctx_.stream);
+void Trainer::run(cuda::Captured& captured, Work work) {
+  // Who wants to see each backward sees each.
+  if (on_backward) return work();
+  captured.run(ctx_, work);
 }
 
 StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
@@ -203,15 +191,14 @@ StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
     numbers.random_base = uint64_t{1} << 62 | static_cast<uint64_t>(steps_done_ * count + i) << 16;
     fill(micro_batches[i], options_.context, batch_);
     if (placed_.stage(batch_, model_->config().vocabulary, ctx_)) {
-      for (int g : {0, 1}) graphs_[g].reset(), runs_[g] = 0;
+      for (int g : {0, 1}) captured_[g].reset();
     }
     placed_.send(ctx_);
     numbers_.send(ctx_, sizeof(Numbers));
-    const int g = i > 0 ? 1 : 0;
-    run(graphs_[g], runs_[g], [&] { compute_gradients(i > 0); });
+    run(captured_[i > 0 ? 1 : 0], [&] { compute_gradients(i > 0); });
     ctx_.copy(this->result<double>(i), loss_sum_.data, sizeof(double));
   }
-  run(graphs_[2], runs_[2], [&] { update(); });
+  run(captured_[2], [&] { update(); });
   ctx_.copy(this->result<double>(count), norm_.data, sizeof(double));
   ctx_.wait();
   for (int64_t i = 0; i < count; ++i) {

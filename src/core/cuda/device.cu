@@ -207,50 +207,6 @@ void Stream::read(const void* data, int64_t bytes) const {
   check_launch("reading");
 }
 
-struct Graph::Parts {
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t executable = nullptr;
-  ~Parts() {
-    if (executable != nullptr) cudaGraphExecDestroy(executable);
-    if (graph != nullptr) cudaGraphDestroy(graph);
-  }
-};
-
-Graph::Graph() = default;
-Graph::~Graph() = default;
-Graph::Graph(Graph&&) noexcept = default;
-Graph& Graph::operator=(Graph&&) noexcept = default;
-
-// Thread-local: other host threads may get memory and wait for their streams meanwhile.
-void Graph::begin(const Stream& stream) {
-  parts_ = std::make_unique<Parts>();
-  check_cuda(cudaStreamBeginCapture(stream.handle(), cudaStreamCaptureModeThreadLocal),
-             "cudaStreamBeginCapture");
-}
-
-void Graph::end(const Stream& stream) {
-  check_cuda(cudaStreamEndCapture(stream.handle(), &parts_->graph), "cudaStreamEndCapture");
-  check_cuda(cudaGraphInstantiate(&parts_->executable, parts_->graph, 0), "cudaGraphInstantiate");
-}
-
-void Graph::abandon(const Stream& stream) noexcept {
-  if (parts_ == nullptr) return;
-  cudaGraph_t half = nullptr;
-  cudaStreamEndCapture(stream.handle(), &half);
-  if (half != nullptr) cudaGraphDestroy(half);
-  cudaGetLastError();
-  parts_.reset();
-}
-
-bool Graph::recorded() const { return parts_ != nullptr && parts_->executable != nullptr; }
-
-void Graph::launch(const Stream& stream) {
-  stream.device().make_current();
-  check_cuda(cudaGraphLaunch(parts_->executable, stream.handle()), "cudaGraphLaunch");
-}
-
-void Graph::reset() { parts_.reset(); }
-
 struct Timer::Parts {
   cudaEvent_t begin = nullptr, end = nullptr;
 };

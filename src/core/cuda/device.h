@@ -101,28 +101,6 @@ class Stream {
   std::map<std::type_index, std::shared_ptr<void>> kept_;
 };
 
-// A sequence of launches that is recorded once and then launched as a whole.
-class Graph {
- public:
-  Graph();
-  ~Graph();
-  Graph(Graph&&) noexcept;
-  Graph& operator=(Graph&&) noexcept;
-
-  // What is asked of the stream between begin() and end() is recorded, not done.
-  void begin(const Stream& stream);
-  void end(const Stream& stream);
-  // Gives up a recording that failed half-way.
-  void abandon(const Stream& stream) noexcept;
-  bool recorded() const;
-  void launch(const Stream& stream);
-  void reset();
-
- private:
-  struct Parts;
-  std::unique_ptr<Parts> parts_;
-};
-
 // Milliseconds between two points of a stream, which must outlive this.
 class Timer {
  public:

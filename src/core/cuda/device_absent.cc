@@ -1,5 +1,6 @@
 // A build without CUDA: there is no GPU, and a request for one says why.
 
+#include "core/cuda/captured.h"
 #include "core/cuda/device.h"
 #include "core/error.h"
 
@@ -38,17 +39,16 @@ void Stream::copy(void*, const void*, int64_t) const { absent(); }
 void Stream::zero(void*, int64_t) const { absent(); }
 void Stream::read(const void*, int64_t) const { absent(); }
 
-struct Graph::Parts {};
-Graph::Graph() = default;
-Graph::~Graph() = default;
-Graph::Graph(Graph&&) noexcept = default;
-Graph& Graph::operator=(Graph&&) noexcept = default;
-void Graph::begin(const Stream&) { absent(); }
-void Graph::end(const Stream&) { absent(); }
-void Graph::abandon(const Stream&) noexcept {}
-bool Graph::recorded() const { return false; }
-void Graph::launch(const Stream&) { absent(); }
-void Graph::reset() {}
+struct Captured::Graph {};
+Captured::Captured() = default;
+Captured::~Captured() = default;
+Captured::Captured(Captured&&) noexcept = default;
+Captured& Captured::operator=(Captured&&) noexcept = default;
+void Captured::reset() {}
+void Captured::begin(const Stream&) { absent(); }
+void Captured::end(const Stream&) { absent(); }
+void Captured::abandon(const Stream&) noexcept {}
+void Captured::launch(const Stream&) { absent(); }
 
 struct Timer::Parts {};
 Timer::Timer(const Stream& stream) : stream_(stream) { absent(); }

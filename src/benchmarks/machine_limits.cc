@@ -69,8 +69,8 @@ const Memory& warm_memory(int64_t bytes) {
 // Seconds of `work` on the GPU, which only asks for it: the median of five after one that is not
 // counted.
 template <class Work>
-double device_seconds(Work work) {
-  cuda::Timer timer;
+double device_seconds(const cuda::Stream& stream, Work work) {
+  cuda::Timer timer(stream);
   std::vector<double> seconds;
   for (int i = 0; i < 6; ++i) {
     timer.start();
@@ -81,11 +81,11 @@ double device_seconds(Work work) {
   return median(seconds);
 }
 
-double device_product_rate(ThreadPool& pool, DType dtype, int repeats) {
+double device_product_rate(ThreadPool& pool, DType dtype, int repeats, Device device) {
   constexpr int64_t kSize = 8192;
-  Arena arena(MemoryKind::kDevice);
+  Arena arena(memory_of(device));
   Context ctx;
-  ctx.use(Device::kCuda, dtype);
+  ctx.use(device, dtype);
   ctx.pool = &pool;
   ctx.arena = &arena;
   const Tensor x = ctx.make({kSize, kSize}), weight = ctx.make({kSize, kSize});
@@ -93,9 +93,9 @@ double device_product_rate(ThreadPool& pool, DType dtype, int repeats) {
   std::vector<uint16_t> numbers(kSize * kSize * size_of(dtype) / 2);
   Random random(5);
   for (uint16_t& bits : numbers) bits = to_bfloat16(random.uniform() - 0.5f).bits;
-  cuda::copy(x.data, numbers.data(), x.bytes());
-  cuda::copy(weight.data, numbers.data(), x.bytes());
-  cuda::Timer timer;
+  copy_bytes(x.data, numbers.data(), x.bytes());
+  copy_bytes(weight.data, numbers.data(), x.bytes());
+  cuda::Timer timer(*ctx.stream);
   std::vector<double> rates;
   for (int i = 0; i <= repeats; ++i) {
     const ArenaScope scope(arena);
@@ -111,9 +111,10 @@ double device_product_rate(ThreadPool& pool, DType dtype, int repeats) {
 
 double measure_read_rate(ThreadPool& pool, int64_t bytes, Device device) {
   if (device == Device::kCuda) {
-    const Memory memory(bytes, MemoryKind::kDevice);
+    const Memory memory(bytes, memory_of(device));
+    const cuda::Stream stream(cuda::Device::get(device.gpu));
     return static_cast<double>(bytes) /
-           device_seconds([&] { cuda::read_in_order(memory.data(), bytes); });
+           device_seconds(stream, [&] { stream.read(memory.data(), bytes); });
   }
   const int64_t pieces = std::max<int64_t>(bytes / (4 * kPiece), 1);
   const auto* data = static_cast<const float*>(warm_memory(pieces * kPiece * 4).data());
@@ -131,9 +132,10 @@ double measure_read_rate(ThreadPool& pool, int64_t bytes, Device device) {
 double measure_copy_rate(ThreadPool& pool, int64_t bytes, Device device) {
   if (device == Device::kCuda) {
     const int64_t half = bytes / 2;
-    const Memory from(half, MemoryKind::kDevice), to(half, MemoryKind::kDevice);
+    const Memory from(half, memory_of(device)), to(half, memory_of(device));
+    const cuda::Stream stream(cuda::Device::get(device.gpu));
     return static_cast<double>(2 * half) /
-           device_seconds([&] { cuda::copy_in_order(to.data(), from.data(), half); });
+           device_seconds(stream, [&] { stream.copy(to.data(), from.data(), half); });
   }
   const int64_t pieces = std::max<int64_t>(bytes / (8 * kPiece), 1);
   auto* data = static_cast<float*>(warm_memory(2 * pieces * kPiece * 4).data());
@@ -147,7 +149,7 @@ double measure_copy_rate(ThreadPool& pool, int64_t bytes, Device device) {
 double measure_product_rate(ThreadPool& pool, DType dtype, int repeats, Device device) {
   check(dtype == DType::kF32 || dtype == DType::kBF16,
         "the product rate is measured for f32 and bf16");
-  if (device == Device::kCuda) return device_product_rate(pool, dtype, repeats);
+  if (device == Device::kCuda) return device_product_rate(pool, dtype, repeats, device);
   constexpr int64_t kSize = 2048;
   const int64_t bytes = kSize * kSize * size_of(dtype);
   // Not kept: a training run measures once, before its own memory is in use.

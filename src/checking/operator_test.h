@@ -293,7 +293,7 @@ class OperatorTest : public ::testing::Test {
       CheckedForward<Args> checked(args);
       OnDevice<Args> there(args);
       kernel(there.args, device_context());
-      cuda::synchronize();
+      device_context().wait();
       there.fetch();
       checked.compare(checker, op, args, ref);
     } catch (const Error& error) {
@@ -311,7 +311,7 @@ class OperatorTest : public ::testing::Test {
       OnDevice<Args> there(args);
       forward(there.args.forward, device_context());  // for what it keeps
       kernel(there.args, device_context());
-      cuda::synchronize();
+      device_context().wait();
       there.fetch();
       checked.compare(checker, op, args, ref, every_scalar);
     } catch (const Error& error) {
@@ -332,7 +332,7 @@ class OperatorTest : public ::testing::Test {
       OnDevice<Args> there(args), again(args);
       cuda(there.args);
       cuda(again.args);
-      cuda::synchronize();
+      device_context().wait();
       again.fetch();
       const auto first = here.written();
       there.fetch();

@@ -224,7 +224,6 @@ int bench_train(const BenchFlags& f) {
   // Touches the memory; a GPU records its graph in the second step.
   for (int i = 0; i < (f.device == Device::kCuda ? 3 : 1); ++i) trainer.step(std::span(&batch, 1));
   Profile profile;
-  profile.device = f.device;
   if (f.profile) trainer.context().profile = &profile;
   double seconds = 0, matrix_rate = 0;
   in_turns(
@@ -259,7 +258,6 @@ int bench_prefill(const BenchFlags& f) {
   const std::vector<int32_t> tokens = some_tokens(f.context, model.config().vocabulary);
   session.feed(tokens);
   Profile profile;
-  profile.device = f.device;
   if (f.profile) session.context().profile = &profile;
   double seconds = 0, matrix_rate = 0;
   in_turns(

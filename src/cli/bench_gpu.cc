@@ -2,6 +2,7 @@
 
 #include "cli/bench.h"
 #include "cli/verbs.h"
+#include "core/cuda/captured.h"
 #include "core/random.h"
 #include "benchmarks/machine_limits.h"
 #include "ops/wkv4/wkv4.h"
@@ -38,22 +39,17 @@ class Filler {
   std::vector<float> numbers_ = std::vector<float>(kNumbers);
 };
 
-// Seconds of one launch of what `work` asks for, as a graph: the median of `rounds`, each the mean
-// of `repeats` launches.
+// Seconds of one launch of `work` as a graph: the median of `rounds`, each the mean of `repeats`
+// launches.
 template <class Work>
-double graph_seconds(int64_t rounds, int64_t repeats, Work work) {
-  work();  // opens libraries and gets memory
-  cuda::synchronize();
-  cuda::Graph graph;
-  graph.begin();
-  work();
-  graph.end();
-  graph.launch();
-  cuda::Timer timer;
+double graph_seconds(Context& ctx, int64_t rounds, int64_t repeats, Work work) {
+  cuda::Captured captured;
+  for (int i = 0; i < 2; ++i) captured.run(ctx, work);  // kernel by kernel; recorded
+  cuda::Timer timer(*ctx.stream);
   std::vector<double> seconds;
   for (int64_t i = 0; i < rounds; ++i) {
     timer.start();
-    for (int64_t r = 0; r < repeats; ++r) graph.launch();
+    for (int64_t r = 0; r < repeats; ++r) captured.run(ctx, work);
     seconds.push_back(timer.stop() / 1e3 / static_cast<double>(repeats));
   }
   return median(seconds);
@@ -64,7 +60,7 @@ double graph_seconds(int64_t rounds, int64_t repeats, Work work) {
 Model bench_model_on_gpu(const BenchFlags& f) {
   check(f.dtype != "f16", "--dtype f16 is not possible on a GPU: expected f32 or bf16");
   const ModelConfig config = parse_shape(f.shape);
-  Model model = Model::zeros_on_gpu(config, parse_dtype(f.dtype));
+  Model model = Model::zeros_on_gpu(config, parse_dtype(f.dtype), f.device);
   Filler filler;
   for (const Parameter& p : model.parameters()) {
     const bool norm = p.spec.name.ends_with(".weight") && !p.spec.is_matrix();
@@ -78,17 +74,17 @@ int bench_decode_on_gpu(const BenchFlags& f) {
   const Model model = bench_model_on_gpu(f);
   const int64_t vocabulary = model.config().vocabulary, users = f.batch;
   ThreadPool pool(resolve_threads(*f.threads));
-  State state(model.state_layout(), users, DType::kF32, Device::kCuda);
-  Arena arena(MemoryKind::kDevice);
+  State state(model.state_layout(), users, DType::kF32, f.device);
+  Arena arena(memory_of(f.device));
   Context ctx;
-  ctx.use(Device::kCuda, model.activation_type());
+  ctx.use(f.device, model.activation_type());
   ctx.pool = &pool;
   ctx.arena = &arena;
   ctx.deterministic = f.deterministic;
   const std::vector<int32_t> tokens = some_tokens(users, vocabulary);
   Batch batch;
   for (int64_t i = 0; i < users; ++i) batch.add(std::span(tokens).subspan(i, 1), i, i);
-  const PlacedBatch placed(batch, vocabulary, Device::kCuda);
+  const PlacedBatch placed(batch, vocabulary, ctx);
   std::vector<int64_t> rows(users);
   for (int64_t i = 0; i < users; ++i) rows[i] = i;
   const auto step = [&] {
@@ -96,11 +92,10 @@ int bench_decode_on_gpu(const BenchFlags& f) {
     const Tensor x = model.forward(ctx, placed, {.state_in = &state, .state_out = &state});
     model.logits(ctx, x, rows);
   };
-  const double bandwidth = measure_read_rate(pool, f.megabytes << 20, Device::kCuda);
-  const double seconds = graph_seconds(f.rounds, f.tokens, step);
+  const double bandwidth = measure_read_rate(pool, f.megabytes << 20, f.device);
+  const double seconds = graph_seconds(ctx, f.rounds, f.tokens, step);
   if (f.profile) {
     Profile profile;
-    profile.device = Device::kCuda;
     ctx.profile = &profile;
     step();
     print_profile(profile);
@@ -126,10 +121,10 @@ int bench_decode_on_gpu(const BenchFlags& f) {
 int bench_wkv4_on_gpu(const BenchFlags& f) {
   ThreadPool pool(resolve_threads(*f.threads));
   const int64_t rows = f.context * f.batch, width = parse_shape(f.shape).width;
-  Arena arena(MemoryKind::kDevice);
-  Tape tape(MemoryKind::kDevice);
+  Arena arena(memory_of(f.device));
+  Tape tape(memory_of(f.device));
   Context ctx;
-  ctx.use(Device::kCuda, parse_dtype(f.dtype));
+  ctx.use(f.device, parse_dtype(f.dtype));
   ctx.pool = &pool;
   ctx.arena = &arena;
   Filler filler;
@@ -145,9 +140,9 @@ int bench_wkv4_on_gpu(const BenchFlags& f) {
   Batch batch;
   const std::vector<int32_t> zeros(f.context, 0);
   for (int64_t i = 0; i < f.batch; ++i) batch.add(zeros, -1, -1);
-  const PlacedBatch placed(batch, 1, Device::kCuda);
-  const double copy = measure_copy_rate(pool, f.megabytes << 20, Device::kCuda);
-  const double forward = graph_seconds(f.rounds, 20, [&] {
+  const PlacedBatch placed(batch, 1, ctx);
+  const double copy = measure_copy_rate(pool, f.megabytes << 20, f.device);
+  const double forward = graph_seconds(ctx, f.rounds, 20, [&] {
     const ArenaScope scope(arena);
     wkv4(ctx, w, u, k, v, placed.sequences(), {});
   });
@@ -164,8 +159,8 @@ int bench_wkv4_on_gpu(const BenchFlags& f) {
     }
     ctx.tape = nullptr;
   };
-  const double recorded = graph_seconds(f.rounds, 20, [&] { both(false); });
-  const double backward = graph_seconds(f.rounds, 20, [&] { both(true); }) - recorded;
+  const double recorded = graph_seconds(ctx, f.rounds, 20, [&] { both(false); });
+  const double backward = graph_seconds(ctx, f.rounds, 20, [&] { both(true); }) - recorded;
   const double elements = static_cast<double>(rows * width);
   const double size = static_cast<double>(size_of(ctx.dtype));
   // k and v read, y written; k, v and dy read, their gradients written.

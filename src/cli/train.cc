@@ -141,9 +141,10 @@ void dry_run(const TrainFlags& flags, const ModelConfig& config, const TrainOpti
   if (on_gpu) {
     fmt::print("             scratch               {}\n",
                format_bytes(static_cast<double>(plan.scratch)));
-    fmt::print("             on the GPU in all     {} ({} free)\n",
-               format_bytes(static_cast<double>(total)),
-               format_bytes(static_cast<double>(cuda::free_memory())));
+    fmt::print(
+        "             on the GPU in all     {} ({} free)\n",
+        format_bytes(static_cast<double>(total)),
+        format_bytes(static_cast<double>(cuda::Device::get(flags.device.gpu).free_memory())));
   }
   fmt::print("             program, text         {}\n", format_bytes(static_cast<double>(program)));
   if (!on_gpu) {

@@ -155,9 +155,10 @@ LoadedModel load_model(const std::string& path, MatrixType type, Device device) 
   if (type == MatrixType::kF16) {
     wrong_usage("--dtype f16 is not possible on a GPU: expected f32, bf16 or as-stored");
   }
-  return open_model(path, [type](std::span<const NamedTensor> tensors, float epsilon) {
+  return open_model(path, [type, device](std::span<const NamedTensor> tensors, float epsilon) {
     const Model model = model_from_tensors(tensors, type, epsilon);
-    return model.on_gpu(model.head().value.dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
+    return model.on_gpu(model.head().value.dtype == DType::kF32 ? DType::kF32 : DType::kBF16,
+                        device);
   });
 }
 
@@ -356,7 +357,7 @@ Device resolve_device(const std::string& name) {
 }
 
 std::string describe(Device device) {
-  return device == Device::kCuda ? cuda::device_info().name : cpu_info().name;
+  return device == Device::kCuda ? cuda::Device::get(device.gpu).info().name : cpu_info().name;
 }
 
 std::shared_ptr<MatrixType> add_dtype(CLI::App& verb) {

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <utility>
 
-#include "core/cuda/runtime.h"
+#include "core/cuda/device.h"
 
 namespace rookery {
 namespace {
@@ -22,7 +22,8 @@ Memory::Memory(int64_t bytes, MemoryKind kind) : kind_(kind) {
   check(bytes >= 0 && bytes < (int64_t{1} << 46), "cannot allocate {} bytes", bytes);
   if (bytes == 0 || kind == MemoryKind::kPlan) return;
   if (kind != MemoryKind::kHost) {
-    data_ = kind == MemoryKind::kDevice ? cuda::allocate(bytes) : cuda::allocate_pinned(bytes);
+    const cuda::Device& gpu = cuda::Device::get(kind.gpu);
+    data_ = kind == MemoryKind::kDevice ? gpu.allocate(bytes) : gpu.allocate_pinned(bytes);
     bytes_ = bytes;
     return;
   }
@@ -49,7 +50,7 @@ Memory::Memory(int64_t bytes, MemoryKind kind) : kind_(kind) {
 
 Memory::~Memory() {
   if (data_ == nullptr) return;
-  switch (kind_) {
+  switch (kind_.kind) {
     case MemoryKind::kDevice:
       cuda::deallocate(data_);
       break;

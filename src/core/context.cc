@@ -5,9 +5,9 @@
 namespace rookery {
 
 MemoryKind memory_of(Device device) {
-  switch (device) {
+  switch (device.kind) {
     case Device::kCuda:
-      return MemoryKind::kDevice;
+      return {MemoryKind::kDevice, device.gpu};
     case Device::kMeta:
       return MemoryKind::kPlan;
     default:
@@ -15,10 +15,15 @@ MemoryKind memory_of(Device device) {
   }
 }
 
+MemoryKind host_memory_of(Device device) {
+  if (device == Device::kCuda) return {MemoryKind::kPinned, device.gpu};
+  return MemoryKind::kHost;
+}
+
 void Context::use(Device on, DType activations) {
-  if (on == Device::kCuda) {
-    cuda::require();
-    stream = cuda::stream();
+  if (on != device || stream == nullptr) {
+    stream =
+        on == Device::kCuda ? std::make_shared<cuda::Stream>(cuda::Device::get(on.gpu)) : nullptr;
   }
   device = on;
   dtype = activations;
@@ -27,10 +32,14 @@ void Context::use(Device on, DType activations) {
 void Context::copy(void* to, const void* from, int64_t bytes) const {
   if (device == Device::kMeta || bytes == 0) return;
   if (device == Device::kCuda) {
-    cuda::copy_in_order(to, from, bytes);
+    stream->copy(to, from, bytes);
   } else {
     std::memcpy(to, from, bytes);
   }
+}
+
+void Context::wait() const {
+  if (stream != nullptr) stream->wait();
 }
 
 std::vector<Tensor> Context::layer(std::vector<Tensor> inputs, Layer body) {

@@ -7,24 +7,35 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/arena.h"
-#include "core/cuda/runtime.h"
+#include "core/cuda/device.h"
 #include "core/tape.h"
 #include "core/tensor.h"
 #include "core/threads.h"
 
 namespace rookery {
 
-enum class Device : uint8_t {
-  kMeta,  // shapes and memory only: nothing is computed. How --dry-run knows what training will
-          // need.
-  kRef,   // the definitions, in double or complex<double>
-  kCpu,
-  kCuda,
+// Where work runs.
+struct Device {
+  enum Kind : uint8_t {
+    kMeta,  // shapes and memory only: nothing is computed. How --dry-run knows what training will
+            // need.
+    kRef,   // the definitions, in double or complex<double>
+    kCpu,
+    kCuda,
+  };
+  Kind kind;
+  int gpu;  // its number; of kCuda
+
+  constexpr Device(Kind kind, int gpu = 0) : kind(kind), gpu(gpu) {}  // NOLINT: GPU 0 by itself
+  friend constexpr bool operator==(const Device&, const Device&) = default;
+  // On any GPU.
+  friend constexpr bool operator==(const Device& a, Kind b) { return a.kind == b; }
 };
 
 // One named tensor: of a checkpoint, or of an operator's call as a checking run saves it.
@@ -61,11 +72,11 @@ struct Profile {
     int64_t calls = 0;
   };
   std::map<std::string, Entry> entries;
-  Device device = Device::kCpu;
 };
 
-// Where a device's memory is.
+// Where a device's memory is, and the host memory that is copied to and from it.
 MemoryKind memory_of(Device device);
+MemoryKind host_memory_of(Device device);
 
 struct Context {
   Device device = Device::kCpu;
@@ -76,7 +87,9 @@ struct Context {
   // Type of the residual stream, of statistics and of gradients of parameters: F32, or dtype under
   // `ref`.
   DType wide_dtype() const { return size_of(dtype) < 4 ? DType::kF32 : dtype; }
-  CUstream_st* stream = nullptr;  // kCuda: where kernels go, in order
+  // kCuda: where its work goes, in order. Copies of a context share it. An owner declares its
+  // context after the memory that the work uses, so that the work is done before the memory goes.
+  std::shared_ptr<cuda::Stream> stream;
   ThreadPool* pool = nullptr;
   Arena* arena = nullptr;
   Tape* tape = nullptr;        // null: nothing is recorded
@@ -99,10 +112,13 @@ struct Context {
   // Ids start at 1; parameters take theirs from here, too.
   int64_t last_id = 0;
 
-  // Runs on this device from now on. Throws Error when there is no such device.
+  // Runs on this device from now on, on a GPU in a stream of its own. Throws Error when there is no
+  // such device.
   void use(Device on, DType activations = DType::kF32);
   // Bytes between tensors of this device, in the order of its work.
   void copy(void* to, const void* from, int64_t bytes) const;
+  // Returns when all work so far is done. Throws Error when a kernel failed.
+  void wait() const;
 
   bool recording() const { return tape != nullptr; }
   int threads() const { return pool == nullptr ? 1 : pool->threads(); }

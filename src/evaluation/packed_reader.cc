@@ -75,8 +75,8 @@ void PackedReader::read(std::span<Reading> readings) {
 
 void PackedReader::forward() {
   arena_.reset();
-  placed_.stage(batch_, model_.config().vocabulary, ctx_.device);
-  placed_.send();
+  placed_.stage(batch_, model_.config().vocabulary, ctx_);
+  placed_.send(ctx_);
   const Tensor x = model_.forward(ctx_, placed_, {.state_in = &state_, .state_out = &state_});
   tokens_read_ += batch_.rows();
   answer(x);
@@ -107,7 +107,8 @@ void PackedReader::answer(const Tensor& x) {
     const float* logits = row_logits.as<float>();
     if (ctx_.device == Device::kCuda) {
       host_logits_.resize(row_logits.count());
-      cuda::copy(host_logits_.data(), logits, row_logits.bytes());
+      ctx_.copy(host_logits_.data(), logits, row_logits.bytes());
+      ctx_.wait();
       logits = host_logits_.data();
     }
     ctx_.pool->for_ranges(

@@ -74,12 +74,12 @@ class PackedReader {
   int64_t slots_;
   State state_;  // the caller's slots, and two for a sequence that goes on in the next forward
   Arena arena_;
-  Context ctx_;
   Batch batch_;
   PlacedBatch placed_;
   std::vector<float> host_logits_;  // of a GPU
   std::vector<Question> questions_;
   int64_t tokens_read_ = 0;
+  Context ctx_;  // behind what its work uses
 };
 
 }  // namespace rookery

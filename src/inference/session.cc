@@ -27,8 +27,8 @@ Tensor Session::forward(std::span<const int32_t> tokens, bool all) {
   arena_.reset();
   batch_.clear();
   batch_.add(tokens, 0, 0);
-  placed_.stage(batch_, model_.config().vocabulary, ctx_.device);
-  placed_.send();
+  placed_.stage(batch_, model_.config().vocabulary, ctx_);
+  placed_.send(ctx_);
   const Tensor x = model_.forward(ctx_, placed_, {.state_in = &state_, .state_out = &state_});
   position_ += x.rows();
   std::vector<int64_t> rows(all ? x.rows() : 1, x.rows() - 1);
@@ -37,29 +37,18 @@ Tensor Session::forward(std::span<const int32_t> tokens, bool all) {
 }
 
 Tensor Session::forward_one(int32_t token) {
-  const bool plain = ctx_.device != Device::kCuda || ctx_.checker != nullptr ||
-                     ctx_.profile != nullptr || single_steps_++ == 0;
-  if (plain) return forward(std::span(&token, 1), false);
   batch_.clear();
   batch_.add(std::span(&token, 1), 0, 0);
-  if (one_.stage(batch_, model_.config().vocabulary, ctx_.device)) graph_.reset();
-  one_.send();
-  if (!graph_.recorded()) {
+  if (one_.stage(batch_, model_.config().vocabulary, ctx_)) captured_.reset();
+  one_.send(ctx_);
+  captured_.run(ctx_, [&] {
     arena_.reset();
-    graph_.begin();
-    try {
-      const Tensor x = model_.forward(ctx_, one_, {.state_in = &state_, .state_out = &state_});
-      const int64_t row = 0;
-      graph_logits_ = model_.logits(ctx_, x, std::span(&row, 1));
-    } catch (...) {
-      graph_.abandon();
-      throw;
-    }
-    graph_.end();
-  }
-  graph_.launch();
+    const Tensor x = model_.forward(ctx_, one_, {.state_in = &state_, .state_out = &state_});
+    const int64_t row = 0;
+    one_logits_ = model_.logits(ctx_, x, std::span(&row, 1));
+  });
   ++position_;
-  return graph_logits_;
+  return one_logits_;
 }
 
 std::span<const float> Session::on_host(const Tensor& logits) {
@@ -67,9 +56,10 @@ std::span<const float> Session::on_host(const Tensor& logits) {
     return {logits.as<float>(), static_cast<size_t>(logits.count())};
   }
   if (host_logits_.bytes() < logits.bytes()) {
-    host_logits_ = Memory(logits.bytes(), MemoryKind::kPinned);
+    host_logits_ = Memory(logits.bytes(), host_memory_of(ctx_.device));
   }
-  cuda::copy(host_logits_.data(), logits.data, logits.bytes());
+  ctx_.copy(host_logits_.data(), logits.data, logits.bytes());
+  ctx_.wait();
   return {static_cast<const float*>(host_logits_.data()), static_cast<size_t>(logits.count())};
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/context.h"
+#include "core/cuda/captured.h"
 #include "models/model.h"
 
 namespace rookery {
@@ -42,7 +43,7 @@ class Session {
   void check_ids(std::span<const int32_t> tokens) const;
   // The logits after these tokens' last, or after each.
   Tensor forward(std::span<const int32_t> tokens, bool all);
-  // The same for one token, as a graph on a GPU once it has been recorded.
+  // The same for one token, captured on a GPU.
   Tensor forward_one(int32_t token);
   std::span<const float> on_host(const Tensor& logits);
 
@@ -50,13 +51,12 @@ class Session {
   State state_;
   int64_t position_ = 0;
   Arena arena_;
-  Context ctx_;
   Batch batch_;
   PlacedBatch placed_, one_;
-  cuda::Graph graph_;
-  Tensor graph_logits_;
-  int64_t single_steps_ = 0;
+  cuda::Captured captured_;
+  Tensor one_logits_;  // of the last token that was read alone
   Memory host_logits_;
+  Context ctx_;  // behind what its work uses
 };
 
 }  // namespace rookery

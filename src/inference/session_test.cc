@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
+#include <future>
 
 #include "checking/operator_test.h"
 
@@ -75,6 +77,55 @@ TEST_F(SessionTest, AGpuGivesTheSameLogits) {
     pieces.feed(text[77]);
     const auto a = exact.feed(text.first(300)), b = pieces.feed(text.subspan(78, 222));
     for (int j = 0; j < 31; ++j) EXPECT_EQ(a[j], b[j]);
+  }
+}
+
+// One host thread records and launches graphs of single tokens, while another reads prompts kernel
+// by kernel and gets memory for them: each of them has the bits that it has alone.
+TEST_F(SessionTest, TwoHostThreadsDoNotDisturbEachOther) {
+  SKIP_WITHOUT_GPU();
+  const Model model =
+      Model::initialised(make_config("4", 2, 256, 512), {.scheme = "random"}, pool_);
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    const Model there = model.on_gpu(type);
+    const auto token_by_token = [&] {
+      ThreadPool pool(1);
+      std::vector<float> all;
+      for (int round = 0; round < 20; ++round) {
+        Session session(there, pool);  // its second token is recorded
+        for (int i = 0; i < 6; ++i) {
+          const auto logits = session.feed(tokens_[i]);
+          all.insert(all.end(), logits.begin(), logits.end());
+        }
+      }
+      return all;
+    };
+    const auto prompts = [&] {
+      ThreadPool pool(1);
+      std::vector<float> all;
+      for (int64_t length = 3; length < 1300; length *= 2) {
+        Session session(there, pool);
+        const auto logits = session.feed(std::span(tokens_).first(length));
+        all.insert(all.end(), logits.begin(), logits.end());
+      }
+      return all;
+    };
+    const std::vector<float> tokens_alone = token_by_token(), prompts_alone = prompts();
+    std::atomic<bool> done{false};
+    auto tokens_beside = std::async(std::launch::async, [&] {
+      std::vector<float> all;
+      try {
+        all = token_by_token();
+      } catch (const Error& error) {
+        ADD_FAILURE() << error.what();
+      }
+      done = true;
+      return all;
+    });
+    do {
+      EXPECT_EQ(prompts(), prompts_alone) << name_of(type);
+    } while (!done);
+    EXPECT_EQ(tokens_beside.get(), tokens_alone) << name_of(type);
   }
 }
 

@@ -22,7 +22,7 @@ void Batch::clear() {
   window = 0;
 }
 
-bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
+bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, const Context& ctx) {
   for (int64_t t = 0; t < batch.rows(); ++t) {
     check(batch.tokens[t] >= 0 && batch.tokens[t] < vocabulary,
           "token {} at position {} is outside the vocabulary of {} (0 to {})", batch.tokens[t], t,
@@ -32,23 +32,23 @@ bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
           "target token {} at position {} is not below the vocabulary's size {}", batch.targets[t],
           t, vocabulary);
   }
+  ctx.wait();
   const int64_t rows = batch.rows(), count = batch.count();
-  bool moved = rows != rows_ || device != device_;
+  bool moved = rows != rows_ || ctx.device != device_;
   if (moved || count > capacity_) {
     // Room for twice as many sequences: where documents end differs from batch to batch.
     capacity_ = std::max<int64_t>(2 * count, 16);
     moved = true;
   }
   rows_ = rows;
-  device_ = device;
-  if (device == Device::kMeta) device = Device::kCpu;
+  device_ = ctx.device;
   int64_t end = 0;
   const auto take = [&](int64_t size) { return Mirror::advance(end, size); };
   const int64_t tokens = take(rows * 4), targets = take(rows * 4), of_row = take(rows * 4);
   const int64_t offsets = take((capacity_ + 1) * 8), in = take(capacity_ * 8);
   const int64_t out = take(capacity_ * 8);
   bytes_ = end;
-  moved |= mirror_.reserve(device, end);
+  moved |= mirror_.reserve(ctx.device, end);
   std::copy(batch.tokens.begin(), batch.tokens.end(), mirror_.at<int32_t>(tokens));
   std::copy(batch.targets.begin(), batch.targets.end(), mirror_.at<int32_t>(targets));
   for (int64_t s = 0; s < count; ++s) {
@@ -69,8 +69,6 @@ bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
   return moved;
 }
 
-void PlacedBatch::send() const {
-  if (device_ == Device::kCuda) mirror_.send(bytes_);
-}
+void PlacedBatch::send(const Context& ctx) const { mirror_.send(ctx, bytes_); }
 
 }  // namespace rookery

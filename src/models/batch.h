@@ -31,15 +31,16 @@ class PlacedBatch {
  public:
   PlacedBatch() = default;
   // stage() and send() at once.
-  PlacedBatch(const Batch& batch, int64_t vocabulary, Device device) {
-    stage(batch, vocabulary, device);
-    send();
+  PlacedBatch(const Batch& batch, int64_t vocabulary, const Context& ctx) {
+    stage(batch, vocabulary, ctx);
+    send(ctx);
   }
-  // Copies the batch. Throws Error for an id outside the vocabulary, or a target above it. Returns
-  // whether the addresses changed. On a GPU, work in flight must have read the batch before.
-  bool stage(const Batch& batch, int64_t vocabulary, Device device);
-  // Brings the GPU's copy up to date, in the stream's order.
-  void send() const;
+  // Copies the batch for this context's device, once the context's work has read the batch before.
+  // Throws Error for an id outside the vocabulary, or a target above it. Returns whether the
+  // addresses changed.
+  bool stage(const Batch& batch, int64_t vocabulary, const Context& ctx);
+  // Brings the GPU's copy up to date, in the order of the context's work.
+  void send(const Context& ctx) const;
 
   int64_t rows() const { return rows_; }
   Mirrored<int32_t> tokens() const { return tokens_; }

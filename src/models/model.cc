@@ -85,19 +85,19 @@ Model Model::converted(DType dtype) const {
   return model;
 }
 
-Model Model::zeros_on_gpu(const ModelConfig& config, DType matrices) {
+Model Model::zeros_on_gpu(const ModelConfig& config, DType matrices, Device gpu) {
   Model model(config);
   std::vector<DType> dtypes;
   for (const Parameter& parameter : model.parameters_) {
     dtypes.push_back(parameter.spec.is_matrix() ? matrices : DType::kF32);
   }
-  model.allocate(dtypes, Device::kCuda);
+  model.allocate(dtypes, gpu);
   return model;
 }
 
-Model Model::on_gpu(DType matrices) const {
+Model Model::on_gpu(DType matrices, Device gpu) const {
   assert(device_ == Device::kCpu);
-  Model model = zeros_on_gpu(config_, matrices);
+  Model model = zeros_on_gpu(config_, matrices, gpu);
   std::vector<std::byte> converted;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor &from = parameters_[i].value, &to = model.parameters_[i].value;

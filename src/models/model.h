@@ -40,9 +40,10 @@ class Model {
   Model converted(DType dtype) const;
   // The same model in a GPU's memory, matrices as F32 or BF16, vectors in float32. One tensor at a
   // time is in memory besides. Throws Error when there is no GPU, or it has too little memory.
-  Model on_gpu(DType matrices) const;
+  Model on_gpu(DType matrices, Device gpu = Device::kCuda) const;
   // Zeros in a GPU's memory, as on_gpu() would have them.
-  static Model zeros_on_gpu(const ModelConfig& config, DType matrices);
+  static Model zeros_on_gpu(const ModelConfig& config, DType matrices,
+                            Device gpu = Device::kCuda);
   // Where its parameters are.
   Device device() const { return device_; }
   // Of operators that run this model: BF16 when a GPU's matrices are BF16, else F32.

@@ -286,7 +286,7 @@ TEST_F(GpuTrainerTest, SaysWhatWouldFit) {
   options_.context = 1024;
   options_.batch = 4096;
   const ModelConfig config = make_config("4", 12, 768, 256);
-  const int64_t free = cuda::free_memory();
+  const int64_t free = cuda::Device::get(0).free_memory();
   if (plan_memory(config, options_, pool_, Device::kCuda).total() <= free) {
     GTEST_SKIP() << "SKIPPED: this GPU has room for all of it";
   }

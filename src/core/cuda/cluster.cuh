@@ -90,15 +90,17 @@ class Arrivals {
 
 // How many clusters of each size, from 1 on, run at the same time: of a kernel with so many
 // threads, and as much dynamic shared memory when in a cluster. 0 for sizes that the GPU does not
-// have.
+// have. Allows the kernel that much memory, which comes before its first launch_clusters().
 template <class... Parameters>
-std::array<int, kLargestCluster + 1> clusters_at_once(void (*kernel)(Parameters...), int threads,
+std::array<int, kLargestCluster + 1> clusters_at_once(const Device& device,
+                                                      void (*kernel)(Parameters...), int threads,
                                                       int64_t bytes) {
   std::array<int, kLargestCluster + 1> clusters{};
-  if (device_info().major < 9) return clusters;
+  device.make_current();
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(bytes)),
              "clusters");
+  if (device.info().major < 9) return clusters;
   for (int size = 1; size <= kLargestCluster; ++size) {
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
@@ -119,13 +121,11 @@ std::array<int, kLargestCluster + 1> clusters_at_once(void (*kernel)(Parameters.
 }
 
 // Launches a kernel with `bytes` of dynamic shared memory whose blocks are in clusters of `size`
-// along y. Without clusters in the GPU, size must be 1.
+// along y. Without clusters in the GPU, size must be 1. What the kernel is allowed is not changed
+// here: other host threads may be launching it.
 template <class... Parameters, class... Arguments>
 void launch_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads,
                      int64_t bytes, int size, const Context& ctx, Arguments&&... arguments) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(bytes)),
-             op);
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = 1;

@@ -17,12 +17,15 @@ using bfloat16 = __nv_bfloat16;
 
 // Throws Error naming `what` unless the call went well.
 void check_cuda(cudaError_t error, const char* what);
-// After a kernel<<<>>>: the launch itself (what happens inside shows at the next synchronize()).
+// After a kernel<<<>>>: the launch itself (what happens inside shows when the stream is waited
+// for).
 inline void check_launch(const char* op) { check_cuda(cudaGetLastError(), op); }
 
 __global__ void probe_kernel();
 
-inline cudaStream_t stream(const Context& ctx) { return ctx.stream; }
+// Of a context that runs on a GPU.
+inline cudaStream_t stream(const Context& ctx) { return ctx.stream->handle(); }
+inline const DeviceInfo& device_info(const Context& ctx) { return ctx.stream->device().info(); }
 
 // First in every kernel that is launched by launch(): lets the next one be set up, and waits until
 // what this one reads has been written. What no kernel writes may be read before.
@@ -50,8 +53,9 @@ void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 threa
   config.gridDim = grid;
   config.blockDim = threads;
   config.stream = stream(ctx);
-  const bool small = int64_t{grid.x} * grid.y * grid.z <= 4 * device_info().multiprocessors;
-  if (small && device_info().major >= 9) {
+  const DeviceInfo& gpu = device_info(ctx);
+  const bool small = int64_t{grid.x} * grid.y * grid.z <= 4 * gpu.multiprocessors;
+  if (small && gpu.major >= 9) {
     config.attrs = &early;
     config.numAttrs = 1;
   }
@@ -62,8 +66,8 @@ __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a
 
 // Blocks of a grid that walks over `count` items with strides, `per_block` at a time: enough to
 // fill the GPU several times, and no more.
-inline unsigned blocks_for(int64_t count, int64_t per_block) {
-  const int64_t most = int64_t{32} * device_info().multiprocessors;
+inline unsigned blocks_for(const Context& ctx, int64_t count, int64_t per_block) {
+  const int64_t most = int64_t{32} * device_info(ctx).multiprocessors;
   const int64_t wanted = ceil_div(count, per_block);
   return static_cast<unsigned>(wanted < 1 ? 1 : wanted > most ? most : wanted);
 }

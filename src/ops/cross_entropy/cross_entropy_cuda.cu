@@ -222,7 +222,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
     }
   }
   if (backward != nullptr && rows == 0 && backward->dweight && !backward->dweight.accumulate) {
-    zero_in_order(backward->dweight.data, backward->dweight.bytes());
+    ctx.stream->zero(backward->dweight.data, backward->dweight.bytes());
   }
   sum_kernel<<<1, kThreads, 0, stream(ctx)>>>(losses, largest, rows, g.scale, g.l2wrap,
                                               g.objective.as<float>(), g.loss_sum.as<double>());

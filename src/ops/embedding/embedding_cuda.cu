@@ -192,7 +192,7 @@ void embedding_backward(const EmbeddingBackward& g, Context& ctx) {
   const int64_t rows = g.dy.rows(), vocabulary = g.dtable.shape[0], width = g.dtable.shape[1];
   check(rows <= std::numeric_limits<int32_t>::max() && vocabulary > 0,
         "embedding on the GPU takes up to 2^31 - 1 tokens, got {}", rows);
-  if (!g.dtable.accumulate) zero_in_order(g.dtable.data, g.dtable.bytes());
+  if (!g.dtable.accumulate) ctx.stream->zero(g.dtable.data, g.dtable.bytes());
   if (rows == 0 || width == 0) return;
 
   const auto count = static_cast<int32_t>(rows);

@@ -400,7 +400,7 @@ void layer_norm_backward(const LayerNormBackward& g, Context& ctx) {
   if (width == 0) return;
   const bool wants_sums = g.dweight || g.dbias;
   // As many as run at once, with a share each.
-  const int64_t processors = device_info().multiprocessors;
+  const int64_t processors = device_info(ctx).multiprocessors;
   const int64_t narrow_blocks = std::min(ceil_div(rows, kNarrowThreads / kWarp), 3 * processors);
   const int64_t wide_blocks = std::min(rows, 2 * processors);
   const bool narrow = width <= 1024;

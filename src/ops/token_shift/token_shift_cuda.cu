@@ -257,7 +257,7 @@ __global__ void __launch_bounds__(kBorderThreads)
 unsigned border_blocks(int64_t rows) { return static_cast<unsigned>(ceil_div(rows, kBorderRows)); }
 
 // For each sequence without tokens: what is at `from` in its slot, or zero, goes to `to`.
-void pass_through(const Sequences& sequences, const StateView& from,
+void pass_through(const Stream& stream, const Sequences& sequences, const StateView& from,
                   const Mirrored<int64_t>& from_slots, const StateView& to,
                   const Mirrored<int64_t>& to_slots) {
   if (!to) return;
@@ -266,9 +266,9 @@ void pass_through(const Sequences& sequences, const StateView& from,
     float* const target = to.slot<float>(to_slots[s]);
     const int64_t bytes = to.width * static_cast<int64_t>(sizeof(float));
     if (!from || from_slots[s] < 0) {
-      zero_in_order(target, bytes);
+      stream.zero(target, bytes);
     } else if (const float* const source = from.slot<float>(from_slots[s]); source != target) {
-      copy_in_order(target, source, bytes);
+      stream.copy(target, source, bytes);
     }
   }
 }
@@ -332,7 +332,8 @@ void token_shift_forward(const TokenShiftForward& g, Context& ctx) {
       }
     });
   }
-  pass_through(g.sequences, g.last_in, g.sequences.slot_in, g.last_out, g.sequences.slot_out);
+  pass_through(*ctx.stream, g.sequences, g.last_in, g.sequences.slot_in, g.last_out,
+               g.sequences.slot_out);
 }
 
 void token_shift_backward(const TokenShiftBackward& g, Context& ctx) {
@@ -363,7 +364,7 @@ void token_shift_backward(const TokenShiftBackward& g, Context& ctx) {
         const RowShape row(width, pack());
         // About 640 threads on every multiprocessor, and shares of at least eight rows.
         const int64_t of_row = int64_t{row.threads} * row.blocks;
-        const int64_t most = std::max<int64_t>(1, device_info().multiprocessors * 640 / of_row);
+        const int64_t most = std::max<int64_t>(1, device_info(ctx).multiprocessors * 640 / of_row);
         count_of_shares = std::min(most, ceil_div(rows, 8));
         args.shares = shares = static_cast<float*>(
             ctx.arena->allocate(count_of_shares * f.count * width * sizeof(float)));
@@ -380,7 +381,8 @@ void token_shift_backward(const TokenShiftBackward& g, Context& ctx) {
   ShareSums sums;
   for (int i = 0; i < f.count; ++i) sums.set(i, g.dmix[i]);
   add_shares(ctx, "token_shift backward", shares, count_of_shares, f.count, width, sums);
-  pass_through(f.sequences, g.dlast_out, f.sequences.slot_out, g.dlast_in, f.sequences.slot_in);
+  pass_through(*ctx.stream, f.sequences, g.dlast_out, f.sequences.slot_out, g.dlast_in,
+               f.sequences.slot_in);
 }
 
 }  // namespace rookery::cuda

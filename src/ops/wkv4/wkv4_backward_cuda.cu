@@ -445,9 +445,13 @@ __global__ void __launch_bounds__(kWarp* kSumRows)
 template <class T, bool kAligned>
 int64_t launch(const Wkv4Backward& g, Context& ctx, BackwardArgs<T>& args) {
   using Shared = BackwardShared<T>;
-  static const auto at_once =
-      clusters_at_once(wkv4_backward_kernel<T, kAligned>, kThreads, sizeof(Shared));
-  const Spread spread(g.forward, kChannels<T>, kRound, at_once);
+  struct AtOnce {
+    std::array<int, kLargestCluster + 1> clusters;
+    explicit AtOnce(const Stream& stream)
+        : clusters(clusters_at_once(stream.device(), wkv4_backward_kernel<T, kAligned>, kThreads,
+                                    sizeof(Shared))) {}
+  };
+  const Spread spread(g.forward, kChannels<T>, kRound, ctx.stream->kept<AtOnce>().clusters);
   args.forward.range = static_cast<int>(spread.range);
   args.partial =
       static_cast<float*>(ctx.arena->allocate(int64_t{2} * spread.grid.y * args.forward.width * 4));

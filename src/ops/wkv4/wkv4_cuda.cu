@@ -293,9 +293,13 @@ __global__ void pass_states_kernel(const ForwardArgs<T> g) {
 template <class T, bool kAligned>
 void launch(const Wkv4Forward& g, Context& ctx) {
   using Shared = ForwardShared<T>;
-  static const auto at_once =
-      clusters_at_once(wkv4_forward_kernel<T, kAligned>, kThreads, sizeof(Shared));
-  const Spread spread(g, kChannels<T>, kRound, at_once);
+  struct AtOnce {
+    std::array<int, kLargestCluster + 1> clusters;
+    explicit AtOnce(const Stream& stream)
+        : clusters(clusters_at_once(stream.device(), wkv4_forward_kernel<T, kAligned>, kThreads,
+                                    sizeof(Shared))) {}
+  };
+  const Spread spread(g, kChannels<T>, kRound, ctx.stream->kept<AtOnce>().clusters);
   launch_clusters("wkv4", wkv4_forward_kernel<T, kAligned>, spread.grid, kThreads,
                   spread.cluster > 1 ? sizeof(Shared) : offsetof(Shared, totals), spread.cluster,
                   ctx, ForwardArgs<T>(g, spread.range));

@@ -292,7 +292,7 @@ TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
       OnDevice<Wkv4Backward> there(make_typed_backward(odd, false));
       forward_(there.args.forward, device_context());
       backward_(there.args, device_context());
-      cuda::synchronize();
+      device_context().wait();
       for (const TensorView& view :
            {there.args.forward.y, static_cast<const TensorView&>(there.args.dk)}) {
         const std::vector<double> x = elements(view);
@@ -310,7 +310,7 @@ TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
       OnDevice<Wkv4Backward> there(make_typed_backward(g, false));
       forward_(there.args.forward, device_context());
       backward_(there.args, device_context());
-      cuda::synchronize();
+      device_context().wait();
       for (const TensorView& view :
            {there.args.forward.y, static_cast<const TensorView&>(there.args.dw),
             static_cast<const TensorView&>(there.args.dk)}) {
@@ -393,7 +393,7 @@ TEST_F(Wkv4CudaTest, TwoRunsGiveTheSameBits) {
     OnDevice<Wkv4Backward> there(g);
     forward_(there.args.forward, device_context());
     backward_(there.args, device_context());
-    cuda::synchronize();
+    device_context().wait();
     std::vector<std::vector<double>> results;
     for (const TensorView& view :
          {there.args.forward.y, static_cast<TensorView&>(there.args.dw),
@@ -422,7 +422,7 @@ TEST_F(Wkv4CudaTest, DeterministicDoesNotDependOnTheCutting) {
     device.deterministic = true;
     forward_(there.args, device);
     device.deterministic = false;
-    cuda::synchronize();
+    device_context().wait();
     there.fetch();
   };
   run(whole);

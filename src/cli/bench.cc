@@ -3,17 +3,26 @@
 
 #include <chrono>
 #include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
 
+#include "benchmarks/machine_limits.h"
+#include "checkpoints/tokenizers.h"
 #include "cli/bench.h"
-#include "reporting/progress.h"
-#include "cli/verbs.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/signals.h"
 #include "core/cpu_info.h"
-#include "io/file.h"
+#include "core/device.h"
 #include "core/random.h"
 #include "inference/session.h"
-#include "benchmarks/machine_limits.h"
+#include "io/file.h"
 #include "ops/linear/product_cpu.h"
 #include "ops/wkv4/wkv4.h"
+#include "reporting/progress.h"
 #include "training/trainer.h"
 
 namespace rookery::cli {
@@ -326,7 +335,7 @@ int bench_wkv4(const BenchFlags& f) {
 // Text to ids and back. Each thread has a part of the text, as when a data set is prepared.
 int bench_tokenize(const BenchFlags& f) {
   ThreadPool pool(resolve_threads(*f.threads));
-  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_from(f.tokenizer);
+  const std::unique_ptr<Tokenizer> tokenizer = named_tokenizer(f.tokenizer);
   const std::string text = read_text_file(f.data);
   check(!text.empty(), "'{}' is empty: expected text", f.data);
   std::vector<std::string_view> parts;

@@ -1,9 +1,12 @@
 // Benches whose work is captured as a graph on a GPU. Times are the GPU's own.
 
-#include "cli/bench.h"
-#include "cli/verbs.h"
-#include "core/random.h"
+#include <vector>
+
 #include "benchmarks/machine_limits.h"
+#include "cli/bench.h"
+#include "cli/options.h"
+#include "core/device.h"
+#include "core/random.h"
 #include "ops/wkv4/wkv4.h"
 
 namespace rookery::cli {

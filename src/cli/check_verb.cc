@@ -1,9 +1,18 @@
 // rookery check: runs a model forward and backward with every operator beside its definition.
 
 #include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
-#include "cli/verbs.h"
+#include "checkpoints/load.h"
+#include "cli/commands.h"
+#include "cli/options.h"
 #include "core/convert.h"
+#include "core/device.h"
 #include "core/random.h"
 #include "formats/safetensors.h"
 #include "training/trainer.h"

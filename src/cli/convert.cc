@@ -4,17 +4,29 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <unordered_map>
+#include <vector>
 
-#include "reporting/progress.h"
-#include "cli/verbs.h"
-#include "io/file.h"
+#include "checkpoints/find.h"
+#include "checkpoints/load.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/signals.h"
 #include "formats/huggingface_writer.h"
 #include "formats/pth_writer.h"
 #include "formats/safetensors.h"
+#include "io/file.h"
 #include "models/detect.h"
-#include "training/checkpoint.h"
+#include "reporting/progress.h"
 
 namespace rookery::cli {
 namespace {

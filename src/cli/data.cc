@@ -2,15 +2,26 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
 
-#include "reporting/progress.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/signals.h"
 #include "cli/train_data.h"
-#include "cli/verbs.h"
 #include "core/cpu_info.h"
-#include "io/file.h"
 #include "data/magic_prime.h"
 #include "data/prepare.h"
 #include "data/training_data.h"
+#include "io/file.h"
+#include "reporting/progress.h"
+#include "text/utf8_stream.h"
 #include "tokenizers/load.h"
 
 namespace rookery::cli {

@@ -3,16 +3,29 @@
 
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
-#include "reporting/progress.h"
-#include "cli/verbs.h"
-#include "io/file.h"
+#include "checkpoints/load.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/signals.h"
 #include "evaluation/documents.h"
 #include "evaluation/last_word.h"
-#include "reporting/line_plot.h"
 #include "evaluation/multiple_choice.h"
 #include "evaluation/perplexity.h"
+#include "io/file.h"
+#include "reporting/line_plot.h"
+#include "reporting/progress.h"
+#include "text/utf8_stream.h"
 
 namespace rookery::cli {
 namespace {
@@ -82,8 +95,8 @@ class ItemFile {
 struct Run {
   explicit Run(const EvalOptions& options)
       : items(options.per_item),
-        loaded(load_model(options.model, *options.dtype, resolve_device(*options.device))),
-        tokenizer(require_tokenizer(loaded, *options.tokenizer)),
+        loaded(load_on(*options.device, options.model, *options.dtype)),
+        tokenizer(tokenizer_for(loaded, *options.tokenizer)),
         pool(resolve_threads(*options.threads)) {
     catch_signals();
   }

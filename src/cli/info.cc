@@ -1,8 +1,19 @@
 // `rookery info`: what is in a checkpoint, or would be in a model of these sizes, and what a token
 // costs. Counts and operations are those of the paper's Table 2 (arXiv 2305.13048).
 
+#include <functional>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "checkpoints/load.h"
+#include "checkpoints/tokenizers.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
 #include "reporting/progress.h"
-#include "cli/verbs.h"
 
 namespace rookery::cli {
 namespace {

@@ -1,8 +1,16 @@
 // `rookery init`: a fresh checkpoint, to train from or to compare programs with.
 
-#include "reporting/progress.h"
-#include "cli/verbs.h"
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/options.h"
 #include "formats/safetensors.h"
+#include "reporting/progress.h"
 
 namespace rookery::cli {
 namespace {

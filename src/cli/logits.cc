@@ -3,10 +3,20 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <numeric>
+#include <string>
+#include <vector>
 
-#include "cli/verbs.h"
+#include "checkpoints/load.h"
+#include "checkpoints/tokenizers.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
 #include "inference/session.h"
+#include "text/utf8_stream.h"
 
 namespace rookery::cli {
 namespace {
@@ -96,8 +106,7 @@ std::string best_logits(std::span<const float> logits, int64_t count, const Toke
 }
 
 int print_logits(const LogitsOptions& options) {
-  const LoadedModel loaded =
-      load_model(options.model, *options.dtype, resolve_device(*options.device));
+  const LoadedModel loaded = load_on(*options.device, options.model, *options.dtype);
   const ModelConfig& config = loaded.model->config();
   const std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(loaded, *options.tokenizer);
   const std::vector<int32_t> tokens = prompt_ids(*options.prompt, *loaded.model, tokenizer.get());

@@ -3,11 +3,26 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
-#include "reporting/progress.h"
-#include "cli/verbs.h"
+#include "checkpoints/find.h"
+#include "checkpoints/load.h"
+#include "checkpoints/tokenizers.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/signals.h"
 #include "io/file.h"
+#include "reporting/progress.h"
+#include "text/utf8_stream.h"
 #include "tokenizers/bpe.h"
 #include "tokenizers/bpe_training.h"
 #include "tokenizers/load.h"
@@ -43,18 +58,18 @@ bool looks_like_a_tokenizer(const fs::path& path) {
 // What TOKENIZER names: "bytes", a vocabulary file, a model with its tokenizer, or a folder with
 // one of them.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& name) {
-  if (name == "bytes") return tokenizer_from(name);
+  if (name == "bytes") return named_tokenizer(name);
   fs::path file = name;
   if (fs::is_directory(file)) {
     try {
       file = find_model_file(name);
     } catch (const Error&) {
-      return tokenizer_from(name);
+      return named_tokenizer(name);
     }
   }
   if (looks_like_a_tokenizer(file)) return load_tokenizer(file);
   const LoadedModel model = look_at_model(file.string());
-  return require_tokenizer(model, "");
+  return tokenizer_for(model, "");
 }
 
 std::string input_text(const TokenizerFlags& flags) {

@@ -3,17 +3,29 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <numbers>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include <fmt/ranges.h>
 
+#include "benchmarks/machine_limits.h"
+#include "checkpoints/find.h"
+#include "checkpoints/load.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/signals.h"
+#include "cli/train_data.h"
+#include "core/cpu_info.h"
+#include "core/device.h"
+#include "ops/linear/product_cpu.h"
 #include "reporting/learning_curve.h"
 #include "reporting/progress.h"
-#include "cli/train_data.h"
-#include "cli/verbs.h"
-#include "core/cpu_info.h"
-#include "benchmarks/machine_limits.h"
-#include "ops/linear/product_cpu.h"
 #include "tokenizers/load.h"
 #include "training/checkpoint.h"
 #include "training/metrics.h"

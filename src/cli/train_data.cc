@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "checkpoints/tokenizers.h"
+#include "cli/options.h"
+#include "cli/signals.h"
 #include "reporting/progress.h"
 #include "tokenizers/bytes.h"
 #include "tokenizers/load.h"
@@ -41,13 +44,13 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const DataFlags& flags, const Loaded
   const std::optional<PreparedAbout> about = about_data(flags.files);
   std::unique_ptr<Tokenizer> tokenizer;
   if (!flags.tokenizer.empty()) {
-    tokenizer = model != nullptr ? require_tokenizer(*model, flags.tokenizer)
+    tokenizer = model != nullptr ? tokenizer_for(*model, flags.tokenizer)
                                  : tokenizer_of_flag(flags.tokenizer);
     if (about) check_same(*tokenizer, *about, flags.files.front());
     return tokenizer;
   }
   if (model != nullptr) {
-    tokenizer = prepared ? find_tokenizer(*model, "") : require_tokenizer(*model, "");
+    tokenizer = prepared ? find_tokenizer(*model, "") : tokenizer_for(*model, "");
     if (tokenizer != nullptr && about) {
       check(tokenizer->definition() == about->tokenizer,
             "'{}' was prepared with the tokenizer '{}', but the model's is '{}': prepare it with "

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/verbs.h"
+#include "checkpoints/load.h"
 #include "data/loader.h"
 #include "data/training_data.h"
 #include "training/checkpoint.h"

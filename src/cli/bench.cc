@@ -22,6 +22,7 @@
 #include "io/file.h"
 #include "ops/linear/product_cpu.h"
 #include "ops/wkv4/wkv4.h"
+#include "reporting/numbers.h"
 #include "reporting/progress.h"
 #include "training/trainer.h"
 

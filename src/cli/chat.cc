@@ -25,7 +25,7 @@
 #include "cli/sampling.h"
 #include "cli/signals.h"
 #include "cli/state_files.h"
-#include "reporting/progress.h"
+#include "reporting/numbers.h"
 #include "text/utf8_stream.h"
 
 namespace rookery::cli {

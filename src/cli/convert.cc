@@ -2,7 +2,6 @@
 // at a time; what is written appears only when it is complete.
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <filesystem>
 #include <functional>
@@ -26,6 +25,7 @@
 #include "formats/safetensors.h"
 #include "io/file.h"
 #include "models/detect.h"
+#include "reporting/numbers.h"
 #include "reporting/progress.h"
 
 namespace rookery::cli {
@@ -42,33 +42,6 @@ struct ConvertOptions {
   bool blocks = false;         // of Q8_0, for matrices; all else as stored
   bool force = false, json = false;
 };
-
-// Bytes from "5GB", "500MiB" or "1000000".
-int64_t parse_size(const std::string& text) {
-  struct Unit {
-    std::string_view name;
-    int64_t bytes;
-  };
-  constexpr Unit kUnits[] = {{"", 1},
-                             {"KB", 1000},
-                             {"MB", 1'000'000},
-                             {"GB", 1'000'000'000},
-                             {"KiB", int64_t{1} << 10},
-                             {"MiB", int64_t{1} << 20},
-                             {"GiB", int64_t{1} << 30}};
-  int64_t number = 0, bytes = 0;
-  const char* end = text.data() + text.size();
-  const auto [next, error] = std::from_chars(text.data(), end, number);
-  const std::string_view name(next, static_cast<size_t>(end - next));
-  const auto unit = std::find_if(std::begin(kUnits), std::end(kUnits),
-                                 [&](const Unit& known) { return known.name == name; });
-  check(error == std::errc() && number > 0 && unit != std::end(kUnits) &&
-            !__builtin_mul_overflow(number, unit->bytes, &bytes),
-        "'{}' is no size: expected a whole number of bytes, KB, MB, GB, KiB, MiB or GiB, such as "
-        "5GB",
-        text);
-  return bytes;
-}
 
 // --to, or what OUT's ending says.
 std::string format_of(const ConvertOptions& options) {
@@ -246,7 +219,7 @@ int convert_model(const ConvertOptions& options) {
     write_huggingface(options.output, tensors, metadata,
                       {.context_length = context_of(metadata),
                        .norm_epsilon = source.norm_epsilon,
-                       .shard_bytes = parse_size(options.shard_size)},
+                       .shard_bytes = parse_bytes(options.shard_size)},
                       on_progress);
   } else if (format == "safetensors") {
     write_safetensors(options.output, tensors, metadata, on_progress);
@@ -334,7 +307,7 @@ std::function<int()> add_convert(CLI::App& app) {
       ->default_str("as-stored");
   verb->add_option("--shard-size", options->shard_size,
                    "Hugging Face: weights above this are split over several files")
-      ->check(parsed_by(parse_size))
+      ->check(parsed_by(parse_bytes))
       ->type_name("SIZE")
       ->capture_default_str();
   verb->add_flag("--force", options->force,

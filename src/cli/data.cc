@@ -20,6 +20,7 @@
 #include "data/prepare.h"
 #include "data/training_data.h"
 #include "io/file.h"
+#include "reporting/numbers.h"
 #include "reporting/progress.h"
 #include "text/utf8_stream.h"
 #include "tokenizers/load.h"

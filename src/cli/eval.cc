@@ -24,6 +24,7 @@
 #include "evaluation/perplexity.h"
 #include "io/file.h"
 #include "reporting/line_plot.h"
+#include "reporting/numbers.h"
 #include "reporting/progress.h"
 #include "text/utf8_stream.h"
 

@@ -21,6 +21,7 @@
 #include "cli/state_files.h"
 #include "inference/sampler.h"
 #include "inference/session.h"
+#include "reporting/numbers.h"
 #include "reporting/progress.h"
 #include "text/stop_matcher.h"
 #include "text/utf8_stream.h"

@@ -13,7 +13,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/output.h"
-#include "reporting/progress.h"
+#include "reporting/numbers.h"
 
 namespace rookery::cli {
 namespace {
@@ -116,17 +116,9 @@ Json describe(const Model& model) {
           {"flops_per_token_training", training_flops(model)}};
 }
 
-// 169342464 -> "169,342,464"
-std::string grouped(int64_t number) {
-  std::string digits = std::to_string(number);
-  for (int64_t at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3)
-    digits.insert(at, ",");
-  return digits;
-}
-
 // Exact, and as the paper prints it.
 std::string exact_and_short(int64_t number) {
-  return fmt::format("{} ({:.3e})", grouped(number), static_cast<double>(number));
+  return fmt::format("{} ({:.3e})", format_grouped(number), static_cast<double>(number));
 }
 
 std::string as_table(const Json& info) {
@@ -147,19 +139,19 @@ std::string as_table(const Json& info) {
     line("weights stored as", stored);
   }
   line("generation", "RWKV-" + info["generation"].get<std::string>());
-  line("layers", grouped(number("layers")));
-  line("width", grouped(number("width")));
-  line("attention width", grouped(number("attention_width")));
-  line("ffn width", grouped(number("ffn_width")));
-  line("vocabulary", grouped(number("vocabulary")));
+  line("layers", format_grouped(number("layers")));
+  line("width", format_grouped(number("width")));
+  line("attention width", format_grouped(number("attention_width")));
+  line("ffn width", format_grouped(number("ffn_width")));
+  line("vocabulary", format_grouped(number("vocabulary")));
   line("parameters", exact_and_short(number("parameters")));
   for (const auto& [part, count] : info["parameters_by_part"].items()) {
-    line("  " + part, grouped(count.get<int64_t>()));
+    line("  " + part, format_grouped(count.get<int64_t>()));
   }
   for (const Json& group : info["optimizer_groups"]) {
     line(fmt::format("  rate x{}{}", group["rate_multiplier"].get<float>(),
                      group["weight_decay"].get<bool>() ? ", decays" : ""),
-         grouped(group["parameters"].get<int64_t>()));
+         format_grouped(group["parameters"].get<int64_t>()));
   }
   std::string bytes;
   for (const auto& [dtype, size] : info["bytes"].items()) {

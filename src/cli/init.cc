@@ -10,7 +10,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "formats/safetensors.h"
-#include "reporting/progress.h"
+#include "reporting/numbers.h"
 
 namespace rookery::cli {
 namespace {

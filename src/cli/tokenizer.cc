@@ -21,6 +21,7 @@
 #include "cli/output.h"
 #include "cli/signals.h"
 #include "io/file.h"
+#include "reporting/numbers.h"
 #include "reporting/progress.h"
 #include "text/utf8_stream.h"
 #include "tokenizers/bpe.h"

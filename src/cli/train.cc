@@ -25,6 +25,7 @@
 #include "core/device.h"
 #include "ops/linear/product_cpu.h"
 #include "reporting/learning_curve.h"
+#include "reporting/numbers.h"
 #include "reporting/progress.h"
 #include "tokenizers/load.h"
 #include "training/checkpoint.h"

@@ -1,6 +1,5 @@
 // rookery train: from scratch, from a model, or on from a checkpoint.
 
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -23,6 +22,7 @@
 #include "cli/train_data.h"
 #include "core/cpu_info.h"
 #include "core/device.h"
+#include "core/timing.h"
 #include "ops/linear/product_cpu.h"
 #include "reporting/learning_curve.h"
 #include "reporting/numbers.h"
@@ -34,10 +34,6 @@
 namespace rookery::cli {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 // Bits per byte of text of a loss per token.
 double bits(double nats, double bytes_per_token) {
   return nats / std::numbers::ln2 / bytes_per_token;
@@ -87,11 +83,11 @@ int64_t steps_in(const TrainFlags& flags, const RunData& data, int64_t vocabular
   const Loader loader = data.loader(options, vocabulary);
   trainer.step(loader);  // touches the memory for the first time
   std::vector<double> seconds;
-  const auto start = Clock::now();
-  while (seconds.size() < 3 || (seconds_since(start) < 2 && seconds.size() < 20)) {
-    const auto before = Clock::now();
+  const Stopwatch all;
+  while (seconds.size() < 3 || (all.seconds() < 2 && seconds.size() < 20)) {
+    const Stopwatch one;
     trainer.step(loader);
-    seconds.push_back(seconds_since(before));
+    seconds.push_back(one.seconds());
   }
   return std::max<int64_t>(static_cast<int64_t>(flags.minutes * 60 / median(seconds)), 10);
 }
@@ -184,9 +180,9 @@ class Loop {
     const int64_t tokens = run_.state.options.tokens_per_step();
     const double flops = 3 * forward_flops_per_token(trainer.model()) * static_cast<double>(tokens);
     while (trainer.steps_done() < last_step_ && !stop_requested()) {
-      const auto start = Clock::now();
+      const Stopwatch watch;
       const StepResult result = trainer.step(loader_);
-      const double seconds = seconds_since(start);
+      const double seconds = watch.seconds();
       step_seconds_ += seconds;
       const int64_t step = trainer.steps_done();
       run_.state.step = step;

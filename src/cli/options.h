@@ -41,6 +41,16 @@ CLI::Validator parsed_by(F parse) {
       "");
 }
 
+// The same for work after parsing: what it throws as Error is told as wrong usage.
+template <class F>
+auto or_wrong_usage(F work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    wrong_usage("{}", error.what());
+  }
+}
+
 // For ->check(): a whole number of at least `least`.
 CLI::Validator at_least(int64_t least);
 

@@ -1,10 +1,14 @@
 #include "checkpoints/tokenizers.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
+#include <fstream>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
+#include "checkpoints/find.h"
 #include "core/error.h"
 #include "tokenizers/bytes.h"
 #include "tokenizers/load.h"
@@ -68,6 +72,20 @@ std::unique_ptr<Tokenizer> named_tokenizer_for(int64_t vocabulary, const std::st
   return tokenizer;
 }
 
+// Whether a file is a tokenizer's and not a model's: it begins like one and has no zeros, which the
+// length at the beginning of a safetensors file has.
+bool looks_like_a_tokenizer(const std::filesystem::path& path) {
+  std::array<char, 8> begin{};
+  std::ifstream file(path, std::ios::binary);
+  file.read(begin.data(), begin.size());
+  check(file.gcount() > 0, "cannot read '{}': expected a tokenizer or a model", path.string());
+  const std::string_view text(begin.data(), static_cast<size_t>(file.gcount()));
+  const size_t first = std::min(text.find_first_not_of(" \t\r\n"), text.size() - 1);
+  return text.find('\0') == std::string_view::npos &&
+         (text[first] == '{' || (text[first] >= '0' && text[first] <= '9') ||
+          text.substr(first).starts_with("bytes"));
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> named_tokenizer(const std::string& name) {
@@ -83,6 +101,20 @@ std::unique_ptr<Tokenizer> named_tokenizer(const std::string& name) {
         "the folder '{}' holds several tokenizers, such as '{}' and '{}': name one", name,
         files[0].filename().string(), files.back().filename().string());
   return load_tokenizer(files[0]);
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& name) {
+  if (name == ByteTokenizer::kName) return named_tokenizer(name);
+  std::filesystem::path file = name;
+  if (std::filesystem::is_directory(file)) {
+    try {
+      file = find_model_file(name);
+    } catch (const Error&) {
+      return named_tokenizer(name);
+    }
+  }
+  if (looks_like_a_tokenizer(file)) return load_tokenizer(file);
+  return require_tokenizer(look_at_model(file.string()), "");
 }
 
 std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model, const std::string& name,

@@ -14,6 +14,10 @@ namespace rookery {
 // one. Throws Error if the file cannot be read, or the folder holds no tokenizer or several.
 std::unique_ptr<Tokenizer> named_tokenizer(const std::string& name);
 
+// The tokenizer at a place: "bytes", a vocabulary file, a model with its tokenizer, or a folder
+// with one of them. Throws Error as the functions here do.
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& name);
+
 // A model's tokenizer: the one that `name` names, as above; else, if `name` is empty, the one that
 // the model file carries; else, with 256 ids, bytes; else one beside the model file whose size
 // fits: MODEL.tokenizer.json, tokenizer.json, 20B_tokenizer.json or rwkv_vocab_DATE.txt. In a named

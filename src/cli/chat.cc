@@ -7,13 +7,26 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
+#include "checkpoints/load.h"
+#include "cli/commands.h"
 #include "cli/conversation.h"
 #include "cli/line_reader.h"
-#include "reporting/progress.h"
+#include "cli/options.h"
+#include "cli/output.h"
 #include "cli/sampling.h"
+#include "cli/signals.h"
 #include "cli/state_files.h"
-#include "cli/verbs.h"
+#include "reporting/numbers.h"
+#include "text/utf8_stream.h"
 
 namespace rookery::cli {
 namespace {
@@ -364,10 +377,9 @@ ChatTemplate template_of(const ChatOptions& options, const Model& model,
 int chat(const ChatOptions& options) {
   check_sampling(*options.sampling);
   if (!options.save_state.empty()) check_writable(options.save_state);
-  const LoadedModel loaded =
-      load_model(options.model, *options.dtype, resolve_device(*options.device));
+  const LoadedModel loaded = load_on(*options.device, options.model, *options.dtype);
   const Model& model = *loaded.model;
-  const std::unique_ptr<Tokenizer> tokenizer = require_tokenizer(loaded, *options.tokenizer);
+  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_for(loaded, *options.tokenizer);
   const ChatTemplate chat = template_of(options, model, *tokenizer);
   ConversationOptions conversation_options{.most_tokens = options.most_tokens,
                                            .stops = options.stops,

@@ -3,13 +3,26 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
-#include "reporting/progress.h"
+#include "checkpoints/load.h"
+#include "checkpoints/tokenizers.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
 #include "cli/sampling.h"
+#include "cli/signals.h"
 #include "cli/state_files.h"
-#include "cli/verbs.h"
 #include "inference/sampler.h"
 #include "inference/session.h"
+#include "reporting/numbers.h"
+#include "reporting/progress.h"
 #include "text/stop_matcher.h"
 #include "text/utf8_stream.h"
 
@@ -147,8 +160,7 @@ void save_state(const GenerateOptions& options, const Model& model, const Tokeni
 int generate(const GenerateOptions& options) {
   check_sampling(*options.sampling);
   if (!options.save_state.empty()) check_writable(options.save_state);
-  const LoadedModel loaded =
-      load_model(options.model, *options.dtype, resolve_device(*options.device));
+  const LoadedModel loaded = load_on(*options.device, options.model, *options.dtype);
   const Model& model = *loaded.model;
   const std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(loaded, *options.tokenizer);
   if (tokenizer == nullptr && !options.stops.empty()) {

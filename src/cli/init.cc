@@ -1,8 +1,15 @@
 // `rookery init`: a fresh checkpoint, to train from or to compare programs with.
 
-#include "reporting/progress.h"
-#include "cli/verbs.h"
-#include "formats/safetensors.h"
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checkpoints/fresh_model.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "reporting/numbers.h"
 
 namespace rookery::cli {
 namespace {
@@ -18,7 +25,7 @@ struct InitVerbOptions {
 };
 
 ModelConfig config_of(const InitVerbOptions& options) {
-  try {
+  return or_wrong_usage([&] {
     const ModelConfig config =
         make_config(options.generation, options.layers, options.width, options.vocabulary);
     // Generations 6 and 7 have low-rank matrices; find_generation() names those that this version
@@ -28,9 +35,7 @@ ModelConfig config_of(const InitVerbOptions& options) {
           "it out",
           config.generation);
     return config;
-  } catch (const Error& error) {
-    wrong_usage("{}", error.what());
-  }
+  });
 }
 
 int init(const InitVerbOptions& options) {
@@ -41,23 +46,7 @@ int init(const InitVerbOptions& options) {
   ThreadPool pool(default_threads());
   InitOptions init = options.init;
   if (options.dense_random) init.scheme = "random";
-  Model model = Model::initialised(config, init, pool);
-  if (options.dtype != DType::kF32) {
-    std::vector<NamedTensor> tensors;
-    for (const Parameter& parameter : model.parameters()) {
-      tensors.push_back({parameter.spec.name, parameter.value});
-    }
-    model = model_from_tensors(tensors, matrix_type(options.dtype));
-  }
-  std::vector<StoredTensor> tensors;
-  for (const Parameter& parameter : model.parameters()) {
-    const Tensor& value = parameter.value;
-    tensors.push_back({parameter.spec.name, value.dtype, value.shape, value.data});
-  }
-  nlohmann::json about = {
-      {"generation", config.generation}, {"scheme", init.scheme}, {"seed", init.seed}};
-  if (config.vocabulary == 256) about["tokenizer"] = "bytes";
-  write_safetensors(options.output, tensors, {{"rookery", about.dump()}});
+  const Model model = write_fresh_model(options.output, config, init, options.dtype, pool);
   fmt::print(
       stderr,
       "wrote {}: RWKV-{}, {} layers, width {}, vocabulary {}, {} parameters, {} {}, seed {}\n",

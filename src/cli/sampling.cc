@@ -4,6 +4,9 @@
 #include <charconv>
 #include <random>
 
+#include "cli/options.h"
+#include "text/utf8_stream.h"
+
 namespace rookery::cli {
 namespace {
 

@@ -1,13 +1,17 @@
 // The flags of the sampler, shared by the verbs that make text.
 #pragma once
 
+#include <CLI/CLI.hpp>
+
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 
-#include "cli/verbs.h"
 #include "inference/sampler.h"
+#include "models/model.h"
+#include "tokenizers/tokenizer.h"
 
 namespace rookery::cli {
 

@@ -5,9 +5,10 @@
 #include <filesystem>
 #include <optional>
 
-#include "cli/verbs.h"
 #include "formats/state_file.h"
 #include "inference/sampler.h"
+#include "models/model.h"
+#include "tokenizers/tokenizer.h"
 
 namespace rookery::cli {
 

@@ -305,6 +305,17 @@ void Sampler::select(std::span<const float> logits, double logits_top, double to
   }
 }
 
+std::vector<int64_t> best_tokens(std::span<const float> logits, int64_t count) {
+  const auto size = static_cast<int64_t>(logits.size());
+  std::vector<int64_t> best(static_cast<size_t>(std::clamp<int64_t>(count, 0, size)));
+  if (best.empty()) return best;
+  const auto key = [&](int64_t id) { return std::isnan(logits[id]) ? kImpossible : logits[id]; };
+  std::ranges::partial_sort_copy(
+      std::views::iota(int64_t{0}, size), best,
+      [&](int64_t a, int64_t b) { return key(a) != key(b) ? key(a) > key(b) : a < b; });
+  return best;
+}
+
 Sampler::Choice Sampler::sample(std::span<const float> logits, int top_count) {
   check(top_count >= 0, "{} most probable tokens were asked for: expected 0 or more", top_count);
   const std::span<const float> adjusted = adjust(logits);
@@ -332,13 +343,8 @@ Sampler::Choice Sampler::sample(std::span<const float> logits, int top_count) {
   }
   choice.log_probability = log_probability(choice.id);
 
-  if (top_count > 0) {
-    const auto ids = std::views::iota(int64_t{0}, static_cast<int64_t>(logits.size()));
-    std::vector<int64_t> first(std::min<size_t>(top_count, logits.size()));
-    std::ranges::partial_sort_copy(ids, first, [&](int64_t a, int64_t b) {
-      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-    });
-    for (const int64_t id : first) choice.top.emplace_back(id, log_probability(id));
+  for (const int64_t id : best_tokens(logits, top_count)) {
+    choice.top.emplace_back(id, log_probability(id));
   }
   return choice;
 }

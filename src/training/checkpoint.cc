@@ -3,14 +3,16 @@
 #include <algorithm>
 #include <cstring>
 
-#include "io/hash.h"
+#include "checkpoints/find.h"
+#include "checkpoints/load.h"
 #include "formats/safetensors.h"
+#include "formats/tensor_source.h"
+#include "io/hash.h"
 #include "models/load.h"
 
 namespace rookery {
 namespace {
 
-constexpr std::string_view kPrefix = "checkpoint-", kSuffix = ".safetensors";
 constexpr std::string_view kFirstMoment = "optimizer.m.", kSecondMoment = "optimizer.v.";
 
 StoredTensor stored(std::string name, const TensorView& view) {
@@ -148,42 +150,6 @@ uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& optio
   return hash_bytes(all.dump());
 }
 
-std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64_t step) {
-  return folder / fmt::format("{}{:08}{}", kPrefix, step, kSuffix);
-}
-
-int64_t step_of_checkpoint(const std::filesystem::path& path) {
-  const std::string name = path.filename().string();
-  if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) return -1;
-  const std::string number =
-      name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size());
-  const bool digits = number.find_first_not_of("0123456789") == std::string::npos;
-  return digits && !number.empty() && number.size() <= 18 ? std::stoll(number) : -1;
-}
-
-int64_t step_of_model(const std::filesystem::path& path) {
-  const TensorSource source = open_checkpoint(path);
-  const auto metadata = source.metadata.find("rookery");
-  if (metadata == source.metadata.end()) return 0;
-  const nlohmann::json json = nlohmann::json::parse(metadata->second, nullptr, false);
-  return json.is_object() && json.contains("step") && json["step"].is_number_integer()
-             ? json["step"].get<int64_t>()
-             : 0;
-}
-
-std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder) {
-  std::vector<std::pair<int64_t, std::filesystem::path>> found;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const int64_t step = step_of_checkpoint(entry.path());
-    if (step >= 0) found.emplace_back(step, entry.path());
-  }
-  std::sort(found.begin(), found.end());
-  std::vector<std::filesystem::path> paths;
-  for (auto& [step, path] : found) paths.push_back(std::move(path));
-  return paths;
-}
-
 std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const Trainer& trainer,
                                       const RunState& run) {
   std::vector<StoredTensor> tensors;
@@ -266,16 +232,6 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     fail("cannot resume from '{}': {}", path.string(), error.what());
   }
   return resumed;
-}
-
-std::vector<NamedTensor> model_tensors(const TensorSource& source) {
-  std::vector<NamedTensor> tensors;
-  for (const StoredTensor& tensor : source.tensors) {
-    if (tensor.name.starts_with("optimizer.")) continue;
-    tensors.push_back(
-        {tensor.name, {const_cast<void*>(tensor.data), tensor.dtype, tensor.shape}, tensor.make});
-  }
-  return tensors;
 }
 
 }  // namespace rookery

@@ -12,6 +12,7 @@
 #include "io/file.h"
 #include "checking/operator_test.h"
 #include "formats/safetensors.h"
+#include "checkpoints/find.h"
 #include "training/checkpoint.h"
 
 namespace rookery {

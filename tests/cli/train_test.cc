@@ -277,7 +277,9 @@ TEST_F(TrainProgram, PreparingTakesLittleMemory) {
   EXPECT_EQ(large.at("tokens"), fs::file_size(path("large.txt")) + 1);
   const double more = large.at("peak_memory").get<double>() - small.at("peak_memory").get<double>();
   RecordProperty("more_bytes", std::to_string(more));
-  if (!kSanitized) EXPECT_LT(more, 64 << 20);
+  if (!kSanitized) {
+    EXPECT_LT(more, 64 << 20);
+  }
 }
 
 TEST_F(TrainProgram, PeakMemoryIsWhatTheDryRunSaid) {

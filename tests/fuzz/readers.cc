@@ -20,6 +20,7 @@
 #include "formats/tensor_source.h"
 #include "models/load.h"
 #include "tokenizers/load.h"
+#include "checkpoints/load.h"
 #include "training/checkpoint.h"
 
 namespace rookery {

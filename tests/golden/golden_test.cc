@@ -15,13 +15,14 @@
 #include <numeric>
 
 #include "checking/checked_run.h"
-#include "io/file.h"
 #include "checking/files_for_tests.h"
+#include "checkpoints/load.h"
 #include "formats/tensor_source.h"
 #include "inference/session.h"
+#include "io/file.h"
 #include "models/detect.h"
+#include "training/trainer.h"
 #include "models/load.h"
-#include "training/checkpoint.h"
 
 namespace rookery {
 namespace {

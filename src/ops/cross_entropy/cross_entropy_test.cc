@@ -215,11 +215,11 @@ TEST_F(CrossEntropyExactTest, Gpu) {
           const Expected e = expected_of(g, type, type);
           OnDevice<CrossEntropyBackward> there(g);
           forward(there.args.forward, device_context(type));
-          cuda::synchronize();
+          device_context().wait();
           there.fetch();
           expect_all(g, e, false);
           backward(there.args, device_context(type));
-          cuda::synchronize();
+          device_context().wait();
           there.fetch();
           expect_all(g, e, true);
         }

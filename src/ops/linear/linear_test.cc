@@ -335,7 +335,7 @@ TEST_F(LinearExactTest, Gpu) {
             device.deterministic = deterministic;
             forward(there.args, device);
             device.deterministic = false;
-            cuda::synchronize();
+            device_context().wait();
             there.fetch();
             expect_equal(g.y, expected);
           }
@@ -344,7 +344,7 @@ TEST_F(LinearExactTest, Gpu) {
             group.part[1].y = make(g.y.shape, type);
             OnDevice<LinearGroupForward> there(group);
             group_forward(there.args, device_context(type));
-            cuda::synchronize();
+            device_context().wait();
             there.fetch();
             expect_equal(group.part[0].y, expected);
             expect_equal(group.part[1].y, expected);
@@ -354,7 +354,7 @@ TEST_F(LinearExactTest, Gpu) {
             expect_gradients(b, [&](const LinearBackward& args) {
               OnDevice<LinearBackward> there(args);
               backward(there.args, device_context(type));
-              cuda::synchronize();
+              device_context().wait();
               there.fetch();
             });
           }

@@ -1,5 +1,5 @@
 // What users type: shapes and lists of ids, and what is said about those that are none.
-#include "cli/verbs.h"
+#include "cli/options.h"
 
 #include <gtest/gtest.h>
 
@@ -18,13 +18,13 @@ std::string error_of(F f) {
   return "no error";
 }
 
-TEST(Verbs, ParsesShapes) {
+TEST(Options, ParsesShapes) {
   const ModelConfig config = parse_shape("4:12:768:50277");
   EXPECT_EQ(config, make_config("4", 12, 768, 50277));
   EXPECT_EQ(config.ffn_width, 4 * 768);
 }
 
-TEST(Verbs, RefusesWhatIsNoShape) {
+TEST(Options, RefusesWhatIsNoShape) {
   for (const char* text : {"", ":", "4", "4:12", "4:12:768", "4:12:768:", "4:12:768:256:1",
                            "4:12:768:x", "4:12:768:256 ", "4:1.5:768:256", "12,768,256",
                            "4::768:256", "4:12:768:99999999999999999999"}) {
@@ -41,24 +41,17 @@ TEST(Verbs, RefusesWhatIsNoShape) {
   }
 }
 
-TEST(Verbs, ParsesIds) {
+TEST(Options, ParsesIds) {
   EXPECT_EQ(parse_ids("5,3,100"), (std::vector<int32_t>{5, 3, 100}));
   EXPECT_EQ(parse_ids(" 5 3, 100\n"), (std::vector<int32_t>{5, 3, 100}));
   EXPECT_EQ(parse_ids("2147483647"), (std::vector<int32_t>{INT_MAX}));
 }
 
-TEST(Verbs, RefusesWhatIsNoId) {
+TEST(Options, RefusesWhatIsNoId) {
   for (const char* text : {"", " , ", "x", "5,x", "5;3", "1.5", "5x", "2147483648"}) {
     EXPECT_NE(error_of([&] { parse_ids(text); }).find("expected whole numbers"), std::string::npos)
         << text;
   }
-}
-
-TEST(Verbs, PrintableReplacesWhatIsNoText) {
-  EXPECT_EQ(printable("abc"), "abc");
-  EXPECT_EQ(printable("\xc3\xa9"), "\xc3\xa9");
-  EXPECT_EQ(printable("a\xc3"), "a\xef\xbf\xbd");
-  EXPECT_EQ(printable(""), "");
 }
 
 }  // namespace

@@ -1,12 +1,18 @@
-// rookery check: runs a model forward and backward with every operator beside its definition.
+// `rookery check`: runs a model forward and backward with every operator beside its definition.
 
 #include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
-#include "cli/verbs.h"
-#include "core/convert.h"
-#include "core/random.h"
-#include "formats/safetensors.h"
-#include "training/trainer.h"
+#include "checkpoints/load.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "core/device.h"
+#include "training/checked_step.h"
 
 namespace rookery::cli {
 namespace {
@@ -18,22 +24,6 @@ struct CheckFlags {
   std::shared_ptr<int> threads;
 };
 
-// The inputs of the operator that differed, as float32, for whoever mends it.
-std::string save_inputs(const CheckFlags& flags, const std::string& op,
-                        const std::vector<NamedTensor>& inputs) {
-  std::vector<Memory> memory;
-  std::vector<StoredTensor> tensors;
-  for (const NamedTensor& input : inputs) {
-    memory.emplace_back(input.view.count() * 4);
-    const TensorView copy{memory.back().data(), DType::kF32, input.view.shape};
-    convert(input.view, copy);
-    tensors.push_back({input.name, DType::kF32, copy.shape, copy.data});
-  }
-  const auto path = std::filesystem::path(flags.out) / ("difference-" + op + ".safetensors");
-  write_safetensors(path, tensors, {{"operator", op}});
-  return path.string();
-}
-
 int check_model(const CheckFlags& flags) {
   if (flags.device != "check:cpu" && flags.device != "check:cuda") {
     wrong_usage("--device {} is not possible: expected check:cpu or check:cuda", flags.device);
@@ -43,57 +33,30 @@ int check_model(const CheckFlags& flags) {
   Model model = flags.model.empty()
                     ? Model::initialised(parse_shape(flags.shape), {.scheme = "random"}, pool)
                     : std::move(*load_model(flags.model, MatrixType::kF32).model);
-  const ModelConfig config = model.config();
-  TrainOptions options;
-  options.context = flags.context;
-  options.batch = 2;
-  options.products = parse_dtype(flags.dtype);
-  options.dropout = 0.1;
-  options.schedule = {.kind = ScheduleKind::kConstant, .rate = 1e-4};
-  Trainer trainer(std::move(model), options, pool, device);
-  Checker checker;
-  std::string saved;
-  checker.on_difference = [&](const std::string& op, const std::vector<NamedTensor>& inputs) {
-    saved = save_inputs(flags, op, inputs);
-  };
-  trainer.context().checker = &checker;
-  TrainingBatch batch;
-  Random random(11);
-  for (int64_t i = 0; i < 2 * flags.context; ++i) {
-    batch.tokens.push_back(static_cast<int32_t>(random.below(config.vocabulary)));
-    batch.targets.push_back(i % 9 == 8 ? -1
-                                       : static_cast<int32_t>(random.below(config.vocabulary)));
-  }
-  // Three sequences, one of a single token.
-  batch.offsets = {0, 1, flags.context, 2 * flags.context};
-  if (flags.context == 1) batch.offsets = {0, 1, 2};
-  std::vector<std::string> backward;
-  trainer.on_backward = [&](const Tape& tape) { backward = tape.backward_order(); };
-  try {
-    trainer.step(std::span(&batch, 1));
-    trainer.evaluate(std::span(&batch, 1));
-  } catch (const Error& error) {
-    if (saved.empty()) throw;
-    fail("{}\nThe operator's inputs are in {}", error.what(), saved);
-  }
+  const CheckedStep step = check_training_step(std::move(model),
+                                               {.context = flags.context,
+                                                .products = parse_dtype(flags.dtype),
+                                                .device = device,
+                                                .folder = flags.out},
+                                               pool);
   int64_t refused = 0;
-  for (const auto& [op, entry] : checker.operators) refused += entry.refused;
+  for (const auto& [op, entry] : step.operators) refused += entry.refused;
   if (flags.json) {
     nlohmann::json json = {
-        {"device", flags.device}, {"checked", checker.checked}, {"not_compared", refused}};
-    for (const auto& [op, entry] : checker.operators) {
+        {"device", flags.device}, {"checked", step.checked}, {"not_compared", refused}};
+    for (const auto& [op, entry] : step.operators) {
       json["worst"][op] = entry.worst;
       json["tolerance"][op] = entry.looseness;
       if (entry.refused > 0) json["refused"][op] = entry.refused;
     }
-    if (flags.tape) json["backward_order"] = backward;
+    if (flags.tape) json["backward_order"] = step.backward_order;
     std::puts(json.dump().c_str());
     return 0;
   }
   if (flags.tape) {
-    for (const std::string& op : backward) fmt::print("{}\n", op);
+    for (const std::string& op : step.backward_order) fmt::print("{}\n", op);
   }
-  for (const auto& [op, entry] : checker.operators) {
+  for (const auto& [op, entry] : step.operators) {
     fmt::print("{:28} {:6.2f} % of the tolerance, which is {:.1g} of the values{}\n", op,
                100 * entry.worst, entry.looseness,
                entry.refused > 0 ? fmt::format("; {} tensors not compared", entry.refused) : "");
@@ -103,7 +66,7 @@ int check_model(const CheckFlags& flags) {
         "{} tensors were not compared: rounding alone may change them by more than an eighth\n",
         refused);
   }
-  fmt::print("{} calls agree with their definitions\n", checker.checked);
+  fmt::print("{} calls agree with their definitions\n", step.checked);
   return 0;
 }
 

@@ -1,13 +1,12 @@
-#include "cli/train_data.h"
+#include "training/run_data.h"
 
 #include <algorithm>
-#include <cstdio>
 
-#include "reporting/progress.h"
+#include "checkpoints/tokenizers.h"
 #include "tokenizers/bytes.h"
 #include "tokenizers/load.h"
 
-namespace rookery::cli {
+namespace rookery {
 namespace {
 
 std::vector<std::filesystem::path> paths_of(const std::vector<std::string>& names) {
@@ -31,19 +30,15 @@ void check_same(const Tokenizer& tokenizer, const PreparedAbout& about, const st
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> tokenizer_of_flag(const std::string& flag) {
-  return flag == ByteTokenizer::kName ? parse_tokenizer(flag, "--tokenizer") : load_tokenizer(flag);
-}
-
-std::unique_ptr<Tokenizer> choose_tokenizer(const DataFlags& flags, const LoadedModel* model) {
-  const std::vector<std::filesystem::path> paths = paths_of(flags.files);
+std::unique_ptr<Tokenizer> choose_tokenizer(const DataOptions& options, const LoadedModel* model) {
+  const std::vector<std::filesystem::path> paths = paths_of(options.files);
   const bool prepared = !paths.empty() && is_prepared(paths);
-  const std::optional<PreparedAbout> about = about_data(flags.files);
+  const std::optional<PreparedAbout> about = about_data(options.files);
   std::unique_ptr<Tokenizer> tokenizer;
-  if (!flags.tokenizer.empty()) {
-    tokenizer = model != nullptr ? require_tokenizer(*model, flags.tokenizer)
-                                 : tokenizer_of_flag(flags.tokenizer);
-    if (about) check_same(*tokenizer, *about, flags.files.front());
+  if (!options.tokenizer.empty()) {
+    tokenizer = model != nullptr ? require_tokenizer(*model, options.tokenizer)
+                                 : named_tokenizer(options.tokenizer);
+    if (about) check_same(*tokenizer, *about, options.files.front());
     return tokenizer;
   }
   if (model != nullptr) {
@@ -52,31 +47,29 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const DataFlags& flags, const Loaded
       check(tokenizer->definition() == about->tokenizer,
             "'{}' was prepared with the tokenizer '{}', but the model's is '{}': prepare it with "
             "the model's, or say with --tokenizer that the data's is right",
-            flags.files.front(), about->tokenizer_name, tokenizer->name());
+            options.files.front(), about->tokenizer_name, tokenizer->name());
     }
     if (tokenizer != nullptr) return tokenizer;
   }
-  if (about) return parse_tokenizer(about->tokenizer, flags.files.front());
+  if (about) return parse_tokenizer(about->tokenizer, options.files.front());
   if (prepared) return nullptr;
   return std::make_unique<ByteTokenizer>();
 }
 
-int64_t choose_vocabulary(const DataFlags& flags, const Tokenizer* tokenizer) {
-  check(tokenizer != nullptr || flags.vocabulary > 0,
+int64_t choose_vocabulary(const DataOptions& options, int64_t asked, const Tokenizer* tokenizer) {
+  check(tokenizer != nullptr || asked > 0,
         "'{}' does not say which tokenizer made it: give its file with --tokenizer, or the number "
         "of its tokens with --vocab",
-        flags.files.empty() ? "" : flags.files.front());
-  if (flags.vocabulary == 0) return tokenizer->vocab_size();
-  check(tokenizer == nullptr || flags.vocabulary >= tokenizer->vocab_size(),
-        "--vocab {} is less than the {} tokens of the tokenizer '{}'", flags.vocabulary,
+        options.files.empty() ? "" : options.files.front());
+  if (asked == 0) return tokenizer->vocab_size();
+  check(tokenizer == nullptr || asked >= tokenizer->vocab_size(),
+        "--vocab {} is less than the {} tokens of the tokenizer '{}'", asked,
         tokenizer == nullptr ? 0 : tokenizer->vocab_size(),
         tokenizer == nullptr ? "" : tokenizer->name());
-  return flags.vocabulary;
+  return asked;
 }
 
-RunData::RunData(const std::vector<std::string>& files,
-                 const std::vector<std::string>& validation_files,
-                 std::unique_ptr<Tokenizer> tokenizer, ThreadPool& pool)
+RunData::RunData(const DataOptions& options, std::unique_ptr<Tokenizer> tokenizer, ThreadPool& pool)
     : tokenizer_(std::move(tokenizer)) {
   const auto open = [&](const std::vector<std::string>& names) {
     const std::vector<std::filesystem::path> paths = paths_of(names);
@@ -88,11 +81,11 @@ RunData::RunData(const std::vector<std::string>& files,
     }
     return data;
   };
-  training_ = open(files);
-  if (!validation_files.empty()) validation_ = open(validation_files);
+  training_ = open(options.files);
+  if (!options.validation_files.empty()) validation_ = open(options.validation_files);
 }
 
-void RunData::check_ids(int64_t vocabulary) const {
+void RunData::check_ids(int64_t vocabulary, const DataProgress& progress) const {
   for (const TrainingData* data : {&training_, validation_ ? &*validation_ : nullptr}) {
     if (data == nullptr) continue;
     // The tokenizer made them just now, or when they were prepared. Should that not be true any
@@ -101,11 +94,12 @@ void RunData::check_ids(int64_t vocabulary) const {
     if (data->prepared && data->prepared->about && data->prepared->about->largest_id < vocabulary) {
       continue;
     }
-    Progress progress(stderr, {.title = "checking the ids", .total = data->tokens.size()});
+    bool stopped = false;
     const int64_t at = first_outside(data->tokens, vocabulary, [&](int64_t done) {
-      progress.update(done);
-      return !stop_requested();
+      stopped = progress && !progress(done, data->tokens.size());
+      return !stopped;
     });
+    check(!stopped, "interrupted while the ids of the data were checked: nothing was trained");
     check(at < 0,
           "token {} of the data is {}: the model has tokens 0 to {}; is the data made with its "
           "tokenizer? A fresh model's vocabulary can be given with --vocab",
@@ -113,7 +107,7 @@ void RunData::check_ids(int64_t vocabulary) const {
   }
 }
 
-int64_t RunData::kept(const TrainOptions& options) const {
+int64_t RunData::learned_tokens(const TrainOptions& options) const {
   const int64_t count = training_.tokens.size();
   if (validation_) return count;
   const auto held_out =
@@ -123,7 +117,7 @@ int64_t RunData::kept(const TrainOptions& options) const {
 }
 
 Loader RunData::loader(const TrainOptions& options, int64_t vocabulary) const {
-  const int64_t count = kept(options);
+  const int64_t count = learned_tokens(options);
   return Loader(training_.tokens.subspan(0, count),
                 {.context = options.context,
                  .seed = options.seed,
@@ -137,7 +131,8 @@ Loader RunData::loader(const TrainOptions& options, int64_t vocabulary) const {
 std::vector<TrainingBatch> RunData::validation(const TrainOptions& options, int64_t vocabulary,
                                                int64_t most) const {
   const TrainingData& data = validation_ ? *validation_ : training_;
-  const int64_t first = validation_ ? 0 : kept(options), count = data.tokens.size() - first;
+  const int64_t first = validation_ ? 0 : learned_tokens(options),
+                count = data.tokens.size() - first;
   std::vector<TrainingBatch> batches;
   if (count == 0) return batches;
   const Loader loader(
@@ -163,7 +158,7 @@ std::vector<TrainingBatch> RunData::validation(const TrainOptions& options, int6
   return batches;
 }
 
-double RunData::bytes_per_target(const std::vector<TrainingBatch>& batches) const {
+double RunData::bytes_per_target(std::span<const TrainingBatch> batches) const {
   if (tokenizer_ == nullptr) return 0;
   double bytes = 0, targets = 0;
   for (const TrainingBatch& batch : batches) {
@@ -178,4 +173,4 @@ double RunData::bytes_per_target(const std::vector<TrainingBatch>& batches) cons
   return targets > 0 ? bytes / targets : 0;
 }
 
-}  // namespace rookery::cli
+}  // namespace rookery

@@ -67,17 +67,18 @@ std::vector<double> elements(const StateView& view) {
 
 double compare_elements(const std::string& what, const std::vector<double>& actual,
                         const std::vector<double>& expected, double tolerance) {
-  check(actual.size() == expected.size(), "{}: {} numbers, expected {}", what, actual.size(),
-        expected.size());
+  check(actual.size() == expected.size()) ||
+      fail("{}: {} numbers, expected {}", what, actual.size(), expected.size());
   double worst = 0;
   for (size_t i = 0; i < actual.size(); ++i) {
     const double difference = std::abs(actual[i] - expected[i]);
     const bool same_infinity = std::isinf(expected[i]) && actual[i] == expected[i];
-    check(same_infinity || difference <= tolerance,  // written so that NaN fails
-          "{}: element {} of {} is {:.9g}, expected {:.9g}; the difference {:.3g} is more than "
-          "rounding "
-          "explains ({:.3g})",
-          what, i, actual.size(), actual[i], expected[i], difference, tolerance);
+    check(same_infinity || difference <= tolerance) ||  // written so that NaN fails
+        fail(
+            "{}: element {} of {} is {:.9g}, expected {:.9g}; the difference {:.3g} is more than "
+            "rounding "
+            "explains ({:.3g})",
+            what, i, actual.size(), actual[i], expected[i], difference, tolerance);
     if (!same_infinity) worst = std::max(worst, difference / tolerance);
   }
   return worst;

@@ -153,9 +153,9 @@ class InFloat32 : public VisitorDefaults {
                       const std::vector<double>& expected, double rounding, double relative) {
     for (size_t i = 0; i < expected.size(); ++i) {
       const double tolerance = rounding + relative * std::abs(expected[i]);
-      check(std::abs(actual[i] - expected[i]) <= tolerance,  // written so that NaN fails
-            "{}: element {} of {} is {:.9g}, the CPU has {:.9g}; more than {:.3g} apart", what, i,
-            expected.size(), actual[i], expected[i], tolerance);
+      check(std::abs(actual[i] - expected[i]) <= tolerance) ||  // written so that NaN fails
+          fail("{}: element {} of {} is {:.9g}, the CPU has {:.9g}; more than {:.3g} apart", what,
+               i, expected.size(), actual[i], expected[i], tolerance);
     }
   }
   // One place for one memory.

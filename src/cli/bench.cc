@@ -127,7 +127,8 @@ int bench_limits(const BenchFlags& f) {
 
 int bench_decode(const BenchFlags& f) {
   if (f.device == Device::kCuda) return bench_decode_on_gpu(f);
-  check(f.batch == 1, "decoding several sequences at once is measured on a GPU only: --batch 1");
+  check(f.batch == 1) ||
+      fail("decoding several sequences at once is measured on a GPU only: --batch 1");
   ThreadPool pool(resolve_threads(*f.threads));
   const Model model = bench_model(f, pool);
   // Per token: every weight but the embedding, one row of it, and the state in and out.
@@ -328,7 +329,7 @@ int bench_tokenize(const BenchFlags& f) {
   ThreadPool pool(resolve_threads(*f.threads));
   const std::unique_ptr<Tokenizer> tokenizer = tokenizer_from(f.tokenizer);
   const std::string text = read_text_file(f.data);
-  check(!text.empty(), "'{}' is empty: expected text", f.data);
+  check(!text.empty()) || fail("'{}' is empty: expected text", f.data);
   std::vector<std::string_view> parts;
   std::string_view rest = text;
   for (int left = pool.threads(); left > 1; --left) {

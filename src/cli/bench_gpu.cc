@@ -62,7 +62,7 @@ double graph_seconds(int64_t rounds, int64_t repeats, Work work) {
 }  // namespace
 
 Model bench_model_on_gpu(const BenchFlags& f) {
-  check(f.dtype != "f16", "--dtype f16 is not possible on a GPU: expected f32 or bf16");
+  check(f.dtype != "f16") || fail("--dtype f16 is not possible on a GPU: expected f32 or bf16");
   const ModelConfig config = parse_shape(f.shape);
   Model model = Model::zeros_on_gpu(config, parse_dtype(f.dtype));
   Filler filler;

@@ -51,10 +51,11 @@ int64_t parse_size(const std::string& text) {
   const auto unit = std::find_if(std::begin(kUnits), std::end(kUnits),
                                  [&](const Unit& known) { return known.name == name; });
   check(error == std::errc() && number > 0 && unit != std::end(kUnits) &&
-            !__builtin_mul_overflow(number, unit->bytes, &bytes),
-        "'{}' is no size: expected a whole number of bytes, KB, MB, GB, KiB, MiB or GiB, such as "
-        "5GB",
-        text);
+        !__builtin_mul_overflow(number, unit->bytes, &bytes)) ||
+      fail(
+          "'{}' is no size: expected a whole number of bytes, KB, MB, GB, KiB, MiB or GiB, such as "
+          "5GB",
+          text);
   return bytes;
 }
 
@@ -115,10 +116,10 @@ void require_new_output(const ConvertOptions& options, const std::string& format
   for (const MappedFile& file : source.files()) {
     same = same || fs::equivalent(file.path(), options.output, error);
   }
-  check(!same, "'{}' is the model that is read: choose another name", options.output);
+  check(!same) || fail("'{}' is the model that is read: choose another name", options.output);
   if (format == "hf") return require_new_folder(options.output);
-  check(options.force || !fs::exists(options.output, error),
-        "'{}' exists already: choose another name, or replace it with --force", options.output);
+  check(options.force || !fs::exists(options.output, error)) ||
+      fail("'{}' exists already: choose another name, or replace it with --force", options.output);
 }
 
 // The tokenizer's file beside a format that cannot hold it; written, but not in its place yet.
@@ -129,10 +130,11 @@ std::unique_ptr<AtomicFile> tokenizer_beside(const ConvertOptions& options, cons
     std::string there = read_text_file(path);
     while (there.ends_with('\n') && !definition.ends_with('\n')) there.pop_back();
     if (there == definition) return nullptr;
-    check(options.force,
-          "the model's tokenizer would go to '{}', where another one lies: choose another folder, "
-          "or replace it with --force",
-          path.string());
+    check(options.force) || fail(
+                                "the model's tokenizer would go to '{}', where another one lies: "
+                                "choose another folder, "
+                                "or replace it with --force",
+                                path.string());
   }
   auto file = std::make_unique<AtomicFile>(path);
   file->write(definition.data(), static_cast<int64_t>(definition.size()));
@@ -176,10 +178,11 @@ std::vector<StoredTensor> in_types(std::span<const StoredTensor> tensors,
       result.push_back(in_type(tensor, tensor.dtype));
     }
   }
-  check(has_blocks || !options.blocks,
-        "no matrix of this model has rows of a multiple of {} numbers, as q8_0 wants: choose "
-        "another --dtype",
-        kBlock);
+  check(has_blocks || !options.blocks) ||
+      fail(
+          "no matrix of this model has rows of a multiple of {} numbers, as q8_0 wants: choose "
+          "another --dtype",
+          kBlock);
   return result;
 }
 
@@ -191,18 +194,22 @@ int convert_model(const ConvertOptions& options) {
   const TensorSource source = open_checkpoint(find_model_file(options.input));
   const Content content = content_of(source);
   require_new_output(options, format, source);
-  check(format != "hf" || content.generation == "4",
-        "the model is RWKV-{}: Hugging Face folders are written of RWKV-4; write a .pth or "
-        ".safetensors file",
-        content.generation);
-  check(format != "pth" || source.norm_epsilon == TensorSource().norm_epsilon,
-        "the model's layer norms add {}, which a .pth cannot say: write a .safetensors file or a "
-        "Hugging Face folder",
-        source.norm_epsilon);
-  check(format != "pth" || source.group_norm_epsilon == TensorSource().group_norm_epsilon,
-        "the model's group norms add {}, which a .pth cannot say, and other programs would add {}: "
-        "write a .safetensors file",
-        source.group_norm_epsilon, TensorSource().group_norm_epsilon);
+  check(format != "hf" || content.generation == "4") ||
+      fail(
+          "the model is RWKV-{}: Hugging Face folders are written of RWKV-4; write a .pth or "
+          ".safetensors file",
+          content.generation);
+  check(format != "pth" || source.norm_epsilon == TensorSource().norm_epsilon) ||
+      fail(
+          "the model's layer norms add {}, which a .pth cannot say: write a .safetensors file or a "
+          "Hugging Face folder",
+          source.norm_epsilon);
+  check(format != "pth" || source.group_norm_epsilon == TensorSource().group_norm_epsilon) ||
+      fail(
+          "the model's group norms add {}, which a .pth cannot say, and other programs would add "
+          "{}: "
+          "write a .safetensors file",
+          source.group_norm_epsilon, TensorSource().group_norm_epsilon);
 
   const std::vector<StoredTensor> tensors = in_types(content.tensors, options, format);
   std::map<std::string, std::string> metadata = source.metadata;

@@ -74,9 +74,9 @@ int prepare_data(const PrepareFlags& flags) {
   const fs::path name = prepared_name(flags.name).value_or(flags.name);
   std::error_code absent;
   for (const fs::path& path : {bin_of(name), idx_of(name), mask_of(name), about_of(name)}) {
-    check(flags.force || !fs::exists(path, absent),
-          "'{}' exists already: choose another name, or replace the data with --force",
-          path.string());
+    check(flags.force || !fs::exists(path, absent)) ||
+        fail("'{}' exists already: choose another name, or replace the data with --force",
+             path.string());
   }
   const std::vector<fs::path> inputs(flags.inputs.begin(), flags.inputs.end());
   int64_t total = 0;
@@ -108,7 +108,7 @@ int prepare_data(const PrepareFlags& flags) {
                 return !stop_requested();
               });
   progress.finish();
-  check(result.has_value(), "stopped: nothing was written");
+  check(result.has_value()) || fail("stopped: nothing was written");
   const PreparedAbout& about = result->about;
   const Json window = epoch(about.tokens, flags.context);
   const double learned = static_cast<double>(about.learned) / static_cast<double>(about.tokens);
@@ -170,7 +170,7 @@ IdRange scan(TokenSpan tokens) {
   IdRange range{tokens[0], tokens[0], 0};
   for (int64_t begin = 0; begin < tokens.size(); begin += kBlock) {
     progress.update(begin);
-    check(!stop_requested(), "stopped");
+    check(!stop_requested()) || fail("stopped");
     const int64_t end = std::min(begin + kBlock, tokens.size());
     for (int64_t i = begin; i < end; ++i) {
       const int64_t id = tokens[i];
@@ -187,9 +187,9 @@ std::string beginning(TokenSpan tokens, int64_t count, const Tokenizer& tokenize
   std::string text;
   for (int64_t i = 0; i < std::min(count, tokens.size()); ++i) {
     const int64_t id = tokens[i];
-    check(id >= 0 && id < tokenizer.vocab_size(),
-          "token {} of the data is {}: the tokenizer '{}' has 0 to {}; is it another one?", i, id,
-          tokenizer.name(), tokenizer.vocab_size() - 1);
+    check(id >= 0 && id < tokenizer.vocab_size()) ||
+        fail("token {} of the data is {}: the tokenizer '{}' has 0 to {}; is it another one?", i,
+             id, tokenizer.name(), tokenizer.vocab_size() - 1);
     text += id == 0 ? kDocumentMark : tokenizer.bytes_of(static_cast<int32_t>(id));
   }
   return printable(text);
@@ -197,9 +197,9 @@ std::string beginning(TokenSpan tokens, int64_t count, const Tokenizer& tokenize
 
 int data_info(const InfoFlags& flags) {
   const std::optional<fs::path> name = prepared_name(flags.name);
-  check(name.has_value(),
-        "'{}' is no prepared data: expected NAME, NAME.bin or NAME.idx of rookery data prepare",
-        flags.name);
+  check(name.has_value()) ||
+      fail("'{}' is no prepared data: expected NAME, NAME.bin or NAME.idx of rookery data prepare",
+           flags.name);
   const PreparedData data(*name);
   const TokenSpan tokens = data.tokens.tokens();
   catch_signals();
@@ -217,8 +217,8 @@ int data_info(const InfoFlags& flags) {
       mask.empty() ? tokens.size() : std::count(mask.begin(), mask.end(), uint8_t{1});
   if (!mask.empty()) {
     const int64_t others = tokens.size() - learned - std::count(mask.begin(), mask.end(), 0);
-    check(others == 0, "'{}' has {} bytes that are neither 0 nor 1: it is no mask",
-          mask_of(*name).string(), others);
+    check(others == 0) || fail("'{}' has {} bytes that are neither 0 nor 1: it is no mask",
+                               mask_of(*name).string(), others);
   }
   std::unique_ptr<Tokenizer> tokenizer;
   if (!flags.tokenizer.empty()) {
@@ -286,21 +286,21 @@ int write_windows(WindowsFlags& flags) {
   options.schedule.total_steps = flags.steps;
   validate(options);
   std::error_code absent;
-  check(flags.force || !fs::exists(flags.output, absent),
-        "'{}' exists already: choose another name, or replace it with --force", flags.output);
+  check(flags.force || !fs::exists(flags.output, absent)) ||
+      fail("'{}' exists already: choose another name, or replace it with --force", flags.output);
   ThreadPool pool(resolve_threads(*flags.threads));
   const RunData data(flags.data.files, flags.data.validation_files,
                      choose_tokenizer(flags.data, nullptr), pool);
-  check(data.training().mask.empty(),
-        "'{}' has a mask, and windows are tokens only: prepare it with --no-mask",
-        flags.data.files.front());
+  check(data.training().mask.empty()) ||
+      fail("'{}' has a mask, and windows are tokens only: prepare it with --no-mask",
+           flags.data.files.front());
   // Any id that fits into the file: which model will read it is not known.
   const Loader loader = data.loader(options, int64_t{1} << 31);
   AtomicFile file(flags.output);
   Progress progress(stderr, {.title = "windows", .total = flags.steps});
   catch_signals();
   for (int64_t step = 0; step < flags.steps; ++step) {
-    check(!stop_requested(), "stopped: nothing was written");
+    check(!stop_requested()) || fail("stopped: nothing was written");
     const TrainingBatch batch = batches_of_step(loader, options, step).front();
     std::vector<int32_t> rows;
     for (size_t i = 1; i < batch.offsets.size(); ++i) {

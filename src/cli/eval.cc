@@ -53,8 +53,8 @@ void check_replaceable(const std::string& path, std::string_view begins, std::st
   std::string start(4096, '\0');
   file.read(start.data(), static_cast<std::streamsize>(start.size()));
   start.resize(static_cast<size_t>(file.gcount()));
-  check(start.empty() || (start.starts_with(begins) && start.find(holds) != std::string::npos),
-        "'{}' exists and was not written by rookery eval: choose another name", path);
+  check(start.empty() || (start.starts_with(begins) && start.find(holds) != std::string::npos)) ||
+      fail("'{}' exists and was not written by rookery eval: choose another name", path);
 }
 
 // One JSON object per item, if a file was named. The file appears when all are in it.
@@ -305,10 +305,10 @@ int measure_perplexity(const PerplexityFlags& flags) {
   perplexity.finish();
   const double seconds = run.seconds();
   const PerplexityResult result = perplexity.result();
-  check(result.tokens > 0 || !partial, "interrupted before the first result");
-  check(result.tokens > 0, "there is no text to predict in {}: expected at least {}",
-        printable(fmt::format("{}", fmt::join(common.data, ", "))),
-        common.no_start_token ? "two tokens" : "one token");
+  check(result.tokens > 0 || !partial) || fail("interrupted before the first result");
+  check(result.tokens > 0) || fail("there is no text to predict in {}: expected at least {}",
+                                   printable(fmt::format("{}", fmt::join(common.data, ", "))),
+                                   common.no_start_token ? "two tokens" : "one token");
 
   const std::string prompt = fmt::format(
       "{}{}; {}", start_text(common), flags.context > 0 ? "windows of a document" : "document",
@@ -388,7 +388,7 @@ int measure_last_words(const EvalOptions& options) {
                                      json["greedy"] = score.greedy;
                                      run.items.write(json);
                                    });
-  check(measure.items() > 0, "interrupted before the first result");
+  check(measure.items() > 0) || fail("interrupted before the first result");
   const double seconds = run.seconds();
   const std::string prompt = start_text(options) + "context | continuation";
   if (options.json) {
@@ -472,7 +472,7 @@ int measure_choices(const EvalOptions& options) {
     text += "  " + speed_text(seconds, read);
     if (partial) break;
   }
-  check(!tasks.empty(), "interrupted before the first result");
+  check(!tasks.empty()) || fail("interrupted before the first result");
   if (options.json) {
     Json json = head_of("choices", options, run, prompt, partial);
     json["tasks"] = tasks;

@@ -32,7 +32,8 @@ bool looks_like_a_tokenizer(const fs::path& path) {
   std::array<char, 8> begin{};
   std::ifstream file(path, std::ios::binary);
   file.read(begin.data(), begin.size());
-  check(file.gcount() > 0, "cannot read '{}': expected a tokenizer or a model", path.string());
+  check(file.gcount() > 0) ||
+      fail("cannot read '{}': expected a tokenizer or a model", path.string());
   const std::string_view text(begin.data(), static_cast<size_t>(file.gcount()));
   const size_t first = std::min(text.find_first_not_of(" \t\r\n"), text.size() - 1);
   return text.find('\0') == std::string_view::npos &&
@@ -185,8 +186,8 @@ int info(const TokenizerFlags& flags) {
 
 int train(const TokenizerFlags& flags) {
   std::error_code absent;
-  check(flags.force || !fs::exists(flags.output, absent),
-        "'{}' exists already: choose another name, or replace it with --force", flags.output);
+  check(flags.force || !fs::exists(flags.output, absent)) ||
+      fail("'{}' exists already: choose another name, or replace it with --force", flags.output);
   AtomicFile file(flags.output);  // a folder that cannot be written is found out before the work
   catch_signals();
   std::optional<Progress> progress;

@@ -350,9 +350,9 @@ int train_anew(TrainFlags& flags) {
   }
   run.folder = flags.out;
   check(list_checkpoints(run.folder).empty() &&
-            !std::filesystem::exists(run.folder / "model.safetensors"),
-        "the folder '{}' holds a run already: go on with --resume {}, or choose another --out",
-        flags.out, flags.out);
+        !std::filesystem::exists(run.folder / "model.safetensors")) ||
+      fail("the folder '{}' holds a run already: go on with --resume {}, or choose another --out",
+           flags.out, flags.out);
   // Says what does not fit before any memory is asked for.
   run.data->check_ids(vocabulary);
   options.magic_prime = run.data->loader(options, vocabulary).magic_prime();
@@ -397,8 +397,8 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
   std::filesystem::path file = flags.resume;
   if (std::filesystem::is_directory(file)) {
     const auto checkpoints = list_checkpoints(file);
-    check(!checkpoints.empty(), "the folder '{}' holds no checkpoint-*.safetensors to go on from",
-          flags.resume);
+    check(!checkpoints.empty()) ||
+        fail("the folder '{}' holds no checkpoint-*.safetensors to go on from", flags.resume);
     file = checkpoints.back();
   }
   run.folder = file.parent_path().empty() ? "." : file.parent_path();
@@ -422,10 +422,11 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
     tokenizer = parse_tokenizer(run.state.tokenizer_definition, file.string());
   }
   run.data.emplace(files, run.state.validation_files, std::move(tokenizer), pool);
-  check(run.data->training().hash == run.state.data_hash,
-        "the text is not the one this run began with ({}): resume with the same --data, or start "
-        "anew with --model",
-        fmt::join(run.state.data_files, ", "));
+  check(run.data->training().hash == run.state.data_hash) ||
+      fail(
+          "the text is not the one this run began with ({}): resume with the same --data, or start "
+          "anew with --model",
+          fmt::join(run.state.data_files, ", "));
   flags.validate_every = run.state.validate_every;
   if (run.state.step >= run.state.options.schedule.total_steps) {
     if (verb.get_option("--steps")->count() > 0) {

@@ -22,11 +22,12 @@ std::optional<PreparedAbout> about_data(const std::vector<std::string>& files) {
 }
 
 void check_same(const Tokenizer& tokenizer, const PreparedAbout& about, const std::string& file) {
-  check(
-      tokenizer.definition() == about.tokenizer,
-      "'{}' was prepared with the tokenizer '{}', expected the '{}' of this run: prepare it again "
-      "with that one",
-      file, about.tokenizer_name, tokenizer.name());
+  check(tokenizer.definition() == about.tokenizer) ||
+      fail(
+          "'{}' was prepared with the tokenizer '{}', expected the '{}' of this run: prepare it "
+          "again "
+          "with that one",
+          file, about.tokenizer_name, tokenizer.name());
 }
 
 }  // namespace
@@ -49,10 +50,11 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const DataFlags& flags, const Loaded
   if (model != nullptr) {
     tokenizer = prepared ? find_tokenizer(*model, "") : require_tokenizer(*model, "");
     if (tokenizer != nullptr && about) {
-      check(tokenizer->definition() == about->tokenizer,
-            "'{}' was prepared with the tokenizer '{}', but the model's is '{}': prepare it with "
-            "the model's, or say with --tokenizer that the data's is right",
-            flags.files.front(), about->tokenizer_name, tokenizer->name());
+      check(tokenizer->definition() == about->tokenizer) ||
+          fail(
+              "'{}' was prepared with the tokenizer '{}', but the model's is '{}': prepare it with "
+              "the model's, or say with --tokenizer that the data's is right",
+              flags.files.front(), about->tokenizer_name, tokenizer->name());
     }
     if (tokenizer != nullptr) return tokenizer;
   }
@@ -62,15 +64,17 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const DataFlags& flags, const Loaded
 }
 
 int64_t choose_vocabulary(const DataFlags& flags, const Tokenizer* tokenizer) {
-  check(tokenizer != nullptr || flags.vocabulary > 0,
-        "'{}' does not say which tokenizer made it: give its file with --tokenizer, or the number "
-        "of its tokens with --vocab",
-        flags.files.empty() ? "" : flags.files.front());
+  check(tokenizer != nullptr || flags.vocabulary > 0) ||
+      fail(
+          "'{}' does not say which tokenizer made it: give its file with --tokenizer, or the "
+          "number "
+          "of its tokens with --vocab",
+          flags.files.empty() ? "" : flags.files.front());
   if (flags.vocabulary == 0) return tokenizer->vocab_size();
-  check(tokenizer == nullptr || flags.vocabulary >= tokenizer->vocab_size(),
-        "--vocab {} is less than the {} tokens of the tokenizer '{}'", flags.vocabulary,
-        tokenizer == nullptr ? 0 : tokenizer->vocab_size(),
-        tokenizer == nullptr ? "" : tokenizer->name());
+  check(tokenizer == nullptr || flags.vocabulary >= tokenizer->vocab_size()) ||
+      fail("--vocab {} is less than the {} tokens of the tokenizer '{}'", flags.vocabulary,
+           tokenizer == nullptr ? 0 : tokenizer->vocab_size(),
+           tokenizer == nullptr ? "" : tokenizer->name());
   return flags.vocabulary;
 }
 
@@ -80,8 +84,8 @@ RunData::RunData(const std::vector<std::string>& files,
     : tokenizer_(std::move(tokenizer)) {
   const auto open = [&](const std::vector<std::string>& names) {
     const std::vector<std::filesystem::path> paths = paths_of(names);
-    check(tokenizer_ != nullptr || is_prepared(paths),
-          "no tokenizer for the text '{}': give its file with --tokenizer", names.front());
+    check(tokenizer_ != nullptr || is_prepared(paths)) ||
+        fail("no tokenizer for the text '{}': give its file with --tokenizer", names.front());
     TrainingData data = open_training_data(paths, tokenizer_.get(), pool);
     if (tokenizer_ != nullptr && data.prepared && data.prepared->about) {
       check_same(*tokenizer_, *data.prepared->about, names.front());
@@ -106,10 +110,11 @@ void RunData::check_ids(int64_t vocabulary) const {
       progress.update(done);
       return !stop_requested();
     });
-    check(at < 0,
-          "token {} of the data is {}: the model has tokens 0 to {}; is the data made with its "
-          "tokenizer? A fresh model's vocabulary can be given with --vocab",
-          at, at < 0 ? 0 : data->tokens[at], vocabulary - 1);
+    check(at < 0) ||
+        fail(
+            "token {} of the data is {}: the model has tokens 0 to {}; is the data made with its "
+            "tokenizer? A fresh model's vocabulary can be given with --vocab",
+            at, at < 0 ? 0 : data->tokens[at], vocabulary - 1);
   }
 }
 

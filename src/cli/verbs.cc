@@ -92,19 +92,21 @@ std::filesystem::path only_model_file(const std::string& folder) {
     }
   }
   std::sort(found.begin(), found.end());
-  check(
-      !found.empty(),
-      "the folder '{}' holds no model: expected config.json and weights of a Hugging Face model, "
-      "model.safetensors or checkpoint-*.safetensors of a training run, or one .pth, .safetensors "
-      "or .bin file",
-      folder);
+  check(!found.empty()) || fail(
+                               "the folder '{}' holds no model: expected config.json and weights "
+                               "of a Hugging Face model, "
+                               "model.safetensors or checkpoint-*.safetensors of a training run, "
+                               "or one .pth, .safetensors "
+                               "or .bin file",
+                               folder);
   constexpr size_t kMostListed = 8;
   std::string list;
   for (size_t i = 0; i < std::min(found.size(), kMostListed); ++i) {
     list += (i == 0 ? "" : ", ") + found[i].filename().string();
   }
-  check(found.size() == 1, "the folder '{}' holds {} models ({}{}): name one of them", folder,
-        found.size(), list, found.size() > kMostListed ? ", ..." : "");
+  check(found.size() == 1) ||
+      fail("the folder '{}' holds {} models ({}{}): name one of them", folder, found.size(), list,
+           found.size() > kMostListed ? ", ..." : "");
   return found[0];
 }
 
@@ -220,10 +222,11 @@ std::unique_ptr<Tokenizer> named_tokenizer(const std::string& name, int64_t voca
   std::string passed_over;
   std::unique_ptr<Tokenizer> tokenizer =
       first_that_fits(tokenizers_in(name), vocabulary, passed_over);
-  check(tokenizer != nullptr,
-        "the folder '{}' holds no tokenizer for a model of {} ids: expected tokenizer.json, "
-        "20B_tokenizer.json or rwkv_vocab_v20230424.txt{}",
-        name, vocabulary, passed_over);
+  check(tokenizer != nullptr) ||
+      fail(
+          "the folder '{}' holds no tokenizer for a model of {} ids: expected tokenizer.json, "
+          "20B_tokenizer.json or rwkv_vocab_v20230424.txt{}",
+          name, vocabulary, passed_over);
   return tokenizer;
 }
 
@@ -248,10 +251,11 @@ std::unique_ptr<Tokenizer> find_any(const LoadedModel& model, const std::string&
     tokenizer = first_that_fits(files, vocabulary, passed_over);
   }
   if (tokenizer == nullptr) return nullptr;
-  check(
-      tokenizer->vocab_size() <= vocabulary,
-      "the tokenizer '{}' has {} ids, the model {}: give the tokenizer the model was trained with",
-      source, tokenizer->vocab_size(), vocabulary);
+  check(tokenizer->vocab_size() <= vocabulary) ||
+      fail(
+          "the tokenizer '{}' has {} ids, the model {}: give the tokenizer the model was trained "
+          "with",
+          source, tokenizer->vocab_size(), vocabulary);
   return with_padding_ids(std::move(tokenizer), vocabulary);
 }
 
@@ -278,13 +282,14 @@ std::unique_ptr<Tokenizer> tokenizer_from(const std::string& name) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(name, ignored)) return load_tokenizer(name);
   const std::vector<std::filesystem::path> files = tokenizers_in(name);
-  check(!files.empty(),
-        "the folder '{}' holds no tokenizer: expected tokenizer.json, 20B_tokenizer.json or "
-        "rwkv_vocab_v20230424.txt",
-        name);
-  check(files.size() == 1,
-        "the folder '{}' holds several tokenizers, such as '{}' and '{}': name one", name,
-        files[0].filename().string(), files.back().filename().string());
+  check(!files.empty()) ||
+      fail(
+          "the folder '{}' holds no tokenizer: expected tokenizer.json, 20B_tokenizer.json or "
+          "rwkv_vocab_v20230424.txt",
+          name);
+  check(files.size() == 1) ||
+      fail("the folder '{}' holds several tokenizers, such as '{}' and '{}': name one", name,
+           files[0].filename().string(), files.back().filename().string());
   return load_tokenizer(files[0]);
 }
 
@@ -296,11 +301,12 @@ std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model, const std::s
 std::unique_ptr<Tokenizer> require_tokenizer(const LoadedModel& model, const std::string& flag) {
   std::string passed_over;
   std::unique_ptr<Tokenizer> tokenizer = find_any(model, flag, passed_over);
-  check(
-      tokenizer != nullptr,
-      "no tokenizer for '{}': {}; give its vocabulary file with --tokenizer, or put it beside the "
-      "model{}",
-      model.file.string(), expected_tokenizer(model.model->config().vocabulary), passed_over);
+  check(tokenizer != nullptr) ||
+      fail(
+          "no tokenizer for '{}': {}; give its vocabulary file with --tokenizer, or put it beside "
+          "the "
+          "model{}",
+          model.file.string(), expected_tokenizer(model.model->config().vocabulary), passed_over);
   return tokenizer;
 }
 
@@ -312,14 +318,15 @@ std::vector<int32_t> parse_ids(const std::string& text) {
     if (at == end) break;
     int32_t id = 0;
     const auto [next, error] = std::from_chars(at, end, id);
-    check(error == std::errc() && (next == end || *next == ' ' || *next == ',' || *next == '\n'),
-          "'{}' is no token id: expected whole numbers with commas or spaces between, such as "
-          "5,3,100",
-          printable(std::string(at, std::min<ptrdiff_t>(end - at, 20))));
+    check(error == std::errc() && (next == end || *next == ' ' || *next == ',' || *next == '\n')) ||
+        fail(
+            "'{}' is no token id: expected whole numbers with commas or spaces between, such as "
+            "5,3,100",
+            printable(std::string(at, std::min<ptrdiff_t>(end - at, 20))));
     ids.push_back(id);
     at = next;
   }
-  check(!ids.empty(), "no token ids: expected whole numbers such as 5,3,100");
+  check(!ids.empty()) || fail("no token ids: expected whole numbers such as 5,3,100");
   return ids;
 }
 
@@ -334,9 +341,9 @@ ModelConfig parse_shape(const std::string& text) {
     at = next;
     ++found;
   }
-  check(found == sizes.size() && at == end,
-        "'{}' is no shape: expected GENERATION:LAYERS:WIDTH:VOCABULARY, such as 4:12:768:50277",
-        text);
+  check(found == sizes.size() && at == end) ||
+      fail("'{}' is no shape: expected GENERATION:LAYERS:WIDTH:VOCABULARY, such as 4:12:768:50277",
+           text);
   return make_config(text.substr(0, colon), sizes[0], sizes[1], sizes[2]);
 }
 
@@ -379,7 +386,8 @@ bool write_output(std::string_view text) {
   const bool written =
       std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   if (!written && errno == EPIPE) return false;
-  check(written, "cannot write to standard output ({}): is the disk full?", std::strerror(errno));
+  check(written) ||
+      fail("cannot write to standard output ({}): is the disk full?", std::strerror(errno));
   return true;
 }
 

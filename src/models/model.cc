@@ -40,9 +40,9 @@ ModelConfig read_config(std::span<const NamedTensor> tensors) {
   find_generation(config.generation);
   const auto size = [&](const char* name, int axis) {
     const auto found = shapes.find(name);
-    check(found != shapes.end(), "the checkpoint lacks '{}': is it complete?", name);
-    check(found->second->rank() == 2, "'{}' is {}, expected a matrix", name,
-          found->second->to_string());
+    check(found != shapes.end()) || fail("the checkpoint lacks '{}': is it complete?", name);
+    check(found->second->rank() == 2) ||
+        fail("'{}' is {}, expected a matrix", name, found->second->to_string());
     return (*found->second)[axis];
   };
   config.vocabulary = size("emb.weight", 0);
@@ -51,9 +51,9 @@ ModelConfig read_config(std::span<const NamedTensor> tensors) {
   config.ffn_width = size("blocks.0.ffn.key.weight", 0);
   // Each block is at least one tensor, so that a name such as blocks.999999999 builds no huge
   // table.
-  check(config.layers <= static_cast<int64_t>(tensors.size()),
-        "a tensor of block {} in a checkpoint of {} tensors: the blocks between are missing",
-        config.layers - 1, tensors.size());
+  check(config.layers <= static_cast<int64_t>(tensors.size())) ||
+      fail("a tensor of block {} in a checkpoint of {} tensors: the blocks between are missing",
+           config.layers - 1, tensors.size());
   return config;
 }
 
@@ -151,13 +151,13 @@ void Batch::clear() {
 
 bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
   for (int64_t t = 0; t < batch.rows(); ++t) {
-    check(batch.tokens[t] >= 0 && batch.tokens[t] < vocabulary,
-          "token {} at position {} is outside the vocabulary of {} (0 to {})", batch.tokens[t], t,
-          vocabulary, vocabulary - 1);
+    check(batch.tokens[t] >= 0 && batch.tokens[t] < vocabulary) ||
+        fail("token {} at position {} is outside the vocabulary of {} (0 to {})", batch.tokens[t],
+             t, vocabulary, vocabulary - 1);
     if (batch.targets.empty()) continue;
-    check(batch.targets[t] < vocabulary,
-          "target token {} at position {} is not below the vocabulary's size {}", batch.targets[t],
-          t, vocabulary);
+    check(batch.targets[t] < vocabulary) ||
+        fail("target token {} at position {} is not below the vocabulary's size {}",
+             batch.targets[t], t, vocabulary);
   }
   const int64_t rows = batch.rows(), count = batch.count();
   bool moved = rows != rows_ || device != device_;
@@ -221,11 +221,12 @@ ModelConfig make_config(std::string_view generation, int64_t layers, int64_t wid
   find_generation(generation);
   constexpr int64_t kLimit = int64_t{1} << 24;
   check(layers > 0 && layers <= 4096 && width > 0 && width <= kLimit && vocabulary > 0 &&
-            vocabulary <= kLimit,
-        "a model of {} layers, width {}, vocabulary {} cannot be built: layers should be 1 to "
-        "4096, width "
-        "and vocabulary 1 to {}",
-        layers, width, vocabulary, kLimit);
+        vocabulary <= kLimit) ||
+      fail(
+          "a model of {} layers, width {}, vocabulary {} cannot be built: layers should be 1 to "
+          "4096, width "
+          "and vocabulary 1 to {}",
+          layers, width, vocabulary, kLimit);
   return {.generation = std::string(generation),
           .layers = layers,
           .width = width,
@@ -299,7 +300,8 @@ using TensorsByName = std::unordered_map<std::string_view, const NamedTensor*>;
 TensorsByName by_name(std::span<const NamedTensor> tensors) {
   TensorsByName result;
   for (const NamedTensor& tensor : tensors) {
-    check(result.emplace(tensor.name, &tensor).second, "tensor '{}' occurs twice", tensor.name);
+    check(result.emplace(tensor.name, &tensor).second) ||
+        fail("tensor '{}' occurs twice", tensor.name);
   }
   return result;
 }
@@ -328,16 +330,18 @@ Model Model::planned_for(std::span<const NamedTensor> tensors, float norm_epsilo
   const TensorsByName sources = by_name(tensors);
   for (const Parameter& parameter : model.parameters_) {
     const auto found = sources.find(parameter.spec.name);
-    check(found != sources.end(), "the checkpoint lacks '{}' {}: is it complete?",
-          parameter.spec.name, parameter.spec.shape.to_string());
+    check(found != sources.end()) || fail("the checkpoint lacks '{}' {}: is it complete?",
+                                          parameter.spec.name, parameter.spec.shape.to_string());
     const Shape& shape = found->second->view.shape;
-    check(without_units(shape) == without_units(parameter.spec.shape),
-          "tensor '{}' is {}, but a model of width {} needs {}", parameter.spec.name,
-          shape.to_string(), model.config_.width, parameter.spec.shape.to_string());
+    check(without_units(shape) == without_units(parameter.spec.shape)) ||
+        fail("tensor '{}' is {}, but a model of width {} needs {}", parameter.spec.name,
+             shape.to_string(), model.config_.width, parameter.spec.shape.to_string());
   }
-  check(sources.size() == model.parameters_.size(),
-        "the checkpoint has {} tensors, RWKV-{} of {} layers has {}: it holds something else, too",
-        sources.size(), model.config_.generation, model.config_.layers, model.parameters_.size());
+  check(sources.size() == model.parameters_.size()) ||
+      fail(
+          "the checkpoint has {} tensors, RWKV-{} of {} layers has {}: it holds something else, "
+          "too",
+          sources.size(), model.config_.generation, model.config_.layers, model.parameters_.size());
   model.bind();
   return model;
 }

@@ -67,8 +67,8 @@ void run_on_device(Context& ctx, const char* name, const Args& args, DeviceKerne
                    DeviceKernel<Args> cuda) {
   const ProfileScope scope(ctx.profile, name);
   if (ctx.device == Device::kCuda) {
-    check(cuda != nullptr,
-          "{} cannot run on CUDA: this program was built without it; use --device cpu", name);
+    check(cuda != nullptr) ||
+        fail("{} cannot run on CUDA: this program was built without it; use --device cpu", name);
     cuda(args, ctx);
   } else {
     cpu(args, ctx);

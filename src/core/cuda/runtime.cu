@@ -73,7 +73,7 @@ void check_cuda(cudaError_t error, const char* what) {
 
 bool built() { return true; }
 const std::string& unavailable() { return device().unavailable; }
-void require() { check(unavailable().empty(), "no GPU can be used: {}", unavailable()); }
+void require() { check(unavailable().empty()) || fail("no GPU can be used: {}", unavailable()); }
 
 const DeviceInfo& device_info() {
   require();

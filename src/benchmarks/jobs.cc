@@ -68,9 +68,10 @@ DecodeResult decode_on_gpu(const DecodeJob& job, ThreadPool& pool) {
 
 DecodeResult measure_decode(const DecodeJob& job, ThreadPool& pool) {
   if (job.device == Device::kCuda) return decode_on_gpu(job, pool);
-  check(job.batch == 1,
-        "decoding several sequences at once is measured on a GPU only: --batch 1, or --device "
-        "cuda");
+  check(job.batch == 1) ||
+      fail(
+          "decoding several sequences at once is measured on a GPU only: --batch 1, or --device "
+          "cuda");
   const Model model = random_model(job.config, job.weights, job.device, pool);
   Session session(model, pool, job.deterministic);
   const std::vector<int32_t> tokens = random_tokens(job.tokens + 10, model.config().vocabulary);
@@ -89,7 +90,7 @@ DecodeResult measure_decode(const DecodeJob& job, ThreadPool& pool) {
     session.feed(tokens[next++ % tokens.size()]);
     times.push_back(watch.seconds());
   }
-  check(!times.empty(), "interrupted before the first token");
+  check(!times.empty()) || fail("interrupted before the first token");
   DecodeResult result =
       bounded_by_reading(median(times), median(read), bytes_per_step(model, 1), 1);
   DecodeResult::Ageing& ageing = result.ageing.emplace();

@@ -120,7 +120,7 @@ double measure_read_rate(ThreadPool& pool, int64_t bytes, Device device) {
   });
   const double seconds = watch.seconds();
   // Uses the sums, so that the reading is not left out.
-  for (const float sum : sums) check(!std::isnan(sum), "memory changed while it was read");
+  for (const float sum : sums) check(!std::isnan(sum)) || fail("memory changed while it was read");
   return static_cast<double>(pieces * kPiece * 4) / seconds;
 }
 
@@ -142,8 +142,8 @@ double measure_copy_rate(ThreadPool& pool, int64_t bytes, Device device) {
 }
 
 double measure_product_rate(ThreadPool& pool, DType dtype, int repeats, Device device) {
-  check(dtype == DType::kF32 || dtype == DType::kBF16,
-        "the product rate is measured for f32 and bf16");
+  check(dtype == DType::kF32 || dtype == DType::kBF16) ||
+      fail("the product rate is measured for f32 and bf16");
   if (device == Device::kCuda) return device_product_rate(pool, dtype, repeats, device);
   constexpr int64_t kSize = product_size(Device::kCpu);
   const int64_t bytes = kSize * kSize * size_of(dtype);

@@ -12,7 +12,8 @@ namespace {
 constexpr int64_t kNumbers = (int64_t{1} << 20) + 7919;
 
 Model random_model_on_gpu(const ModelConfig& config, DType matrices, Device device) {
-  check(matrices != DType::kF16, "a model in f16 is not possible on a GPU: expected f32 or bf16");
+  check(matrices != DType::kF16) ||
+      fail("a model in f16 is not possible on a GPU: expected f32 or bf16");
   Model model = Model::zeros_on_gpu(config, matrices, device);
   const RandomFiller filler;
   for (const Parameter& p : model.parameters()) {

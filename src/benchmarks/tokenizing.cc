@@ -28,7 +28,7 @@ std::vector<std::string_view> parts_of(std::string_view text, int threads) {
 TokenizingResult measure_tokenizing(std::string_view text, const Tokenizer& tokenizer,
                                     int64_t rounds, int64_t bandwidth_bytes, ThreadPool& pool,
                                     const std::function<bool()>& go_on) {
-  check(!text.empty(), "there is no text to measure the tokenizer with");
+  check(!text.empty()) || fail("there is no text to measure the tokenizer with");
   const std::vector<std::string_view> parts = parts_of(text, pool.threads());
   const auto tasks = static_cast<int64_t>(parts.size());
   std::vector<std::vector<int32_t>> ids(parts.size());
@@ -49,7 +49,7 @@ TokenizingResult measure_tokenizing(std::string_view text, const Tokenizer& toke
     });
     decoding.push_back(watch.seconds());
   }
-  check(!encoding.empty(), "interrupted before the first round");
+  check(!encoding.empty()) || fail("interrupted before the first round");
   if (encoding.size() > 1) {
     encoding.erase(encoding.begin());
     decoding.erase(decoding.begin());

@@ -15,8 +15,8 @@ double smallest_normal(DType dtype) { return dtype == DType::kF16 ? 0x1p-14 : 0x
 double compare(const std::string& what, const std::vector<double>& actual,
                const std::vector<double>& expected,
                const std::function<double(double expected)>& tolerance_for) {
-  check(actual.size() == expected.size(), "{}: {} numbers, expected {}", what, actual.size(),
-        expected.size());
+  check(actual.size() == expected.size()) ||
+      fail("{}: {} numbers, expected {}", what, actual.size(), expected.size());
   double worst = 0;
   for (size_t i = 0; i < actual.size(); ++i) {
     if (std::isinf(expected[i]) && actual[i] == expected[i]) continue;

@@ -65,28 +65,32 @@ void require_new_output(const fs::path& input, const fs::path& output,
   for (const MappedFile& file : source.files()) {
     same = same || fs::equivalent(file.path(), output, error);
   }
-  check(!same, "'{}' is the model that is read: choose another name", output.string());
+  check(!same) || fail("'{}' is the model that is read: choose another name", output.string());
   if (options.format == ModelFormat::kHuggingface) return require_new_folder(output);
-  check(options.replace || !fs::exists(output, error),
-        "'{}' exists already: choose another name, or replace it with --force", output.string());
+  check(options.replace || !fs::exists(output, error)) ||
+      fail("'{}' exists already: choose another name, or replace it with --force", output.string());
 }
 
 void check_format_holds(const ConversionOptions& options, const std::string& generation,
                         const TensorSource& source) {
   const TensorSource usual;
-  check(options.format != ModelFormat::kHuggingface || generation == "4",
-        "the model is RWKV-{}: Hugging Face folders are written of RWKV-4; write a .pth or "
-        ".safetensors file",
-        generation);
+  check(options.format != ModelFormat::kHuggingface || generation == "4") ||
+      fail(
+          "the model is RWKV-{}: Hugging Face folders are written of RWKV-4; write a .pth or "
+          ".safetensors file",
+          generation);
   if (options.format != ModelFormat::kPth) return;
-  check(source.norm_epsilon == usual.norm_epsilon,
-        "the model's layer norms add {}, which a .pth cannot say: write a .safetensors file or a "
-        "Hugging Face folder",
-        source.norm_epsilon);
-  check(source.group_norm_epsilon == usual.group_norm_epsilon,
-        "the model's group norms add {}, which a .pth cannot say, and other programs would add {}: "
-        "write a .safetensors file",
-        source.group_norm_epsilon, usual.group_norm_epsilon);
+  check(source.norm_epsilon == usual.norm_epsilon) ||
+      fail(
+          "the model's layer norms add {}, which a .pth cannot say: write a .safetensors file or a "
+          "Hugging Face folder",
+          source.norm_epsilon);
+  check(source.group_norm_epsilon == usual.group_norm_epsilon) ||
+      fail(
+          "the model's group norms add {}, which a .pth cannot say, and other programs would add "
+          "{}: "
+          "write a .safetensors file",
+          source.group_norm_epsilon, usual.group_norm_epsilon);
 }
 
 // The tokenizer's file beside a format that cannot hold it; written, but not in its place yet.
@@ -97,10 +101,11 @@ std::unique_ptr<AtomicFile> tokenizer_beside(const fs::path& path, const std::st
     std::string there = read_text_file(path);
     while (there.ends_with('\n') && !definition.ends_with('\n')) there.pop_back();
     if (there == definition) return nullptr;
-    check(replace,
-          "the model's tokenizer would go to '{}', where another one lies: choose another folder, "
-          "or replace it with --force",
-          path.string());
+    check(replace) || fail(
+                          "the model's tokenizer would go to '{}', where another one lies: choose "
+                          "another folder, "
+                          "or replace it with --force",
+                          path.string());
   }
   auto file = std::make_unique<AtomicFile>(path);
   file->write(definition.data(), static_cast<int64_t>(definition.size()));
@@ -145,10 +150,11 @@ std::vector<StoredTensor> in_types(std::span<const StoredTensor> tensors,
       result.push_back(in_type(tensor, tensor.dtype));
     }
   }
-  check(has_blocks || !options.blocks,
-        "no matrix of this model has rows of a multiple of {} numbers, as q8_0 wants: choose "
-        "another --dtype",
-        kBlock);
+  check(has_blocks || !options.blocks) ||
+      fail(
+          "no matrix of this model has rows of a multiple of {} numbers, as q8_0 wants: choose "
+          "another --dtype",
+          kBlock);
   return result;
 }
 
@@ -189,16 +195,17 @@ ModelFormat format_of_file(const fs::path& path) {
   const std::string ending = path.extension().string();
   if (ending == ".pth") return ModelFormat::kPth;
   if (ending == ".safetensors" || ending == ".st") return ModelFormat::kSafetensors;
-  check(ending.empty(),
-        "'{}' ends in {}, which names no format that is written: expected .safetensors, .pth or a "
-        "folder's name, or say it: --to safetensors, --to pth or --to hf",
-        path.string(), ending);
+  check(ending.empty()) || fail(
+                               "'{}' ends in {}, which names no format that is written: expected "
+                               ".safetensors, .pth or a "
+                               "folder's name, or say it: --to safetensors, --to pth or --to hf",
+                               path.string(), ending);
   return ModelFormat::kHuggingface;
 }
 
 void validate(const ConversionOptions& options) {
-  check(options.format == ModelFormat::kSafetensors || !options.blocks,
-        "q8_0 can be stored in safetensors files only: call the output NAME.safetensors");
+  check(options.format == ModelFormat::kSafetensors || !options.blocks) ||
+      fail("q8_0 can be stored in safetensors files only: call the output NAME.safetensors");
 }
 
 Conversion convert_model(const fs::path& input, const fs::path& output,

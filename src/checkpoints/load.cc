@@ -33,8 +33,8 @@ LoadedModel load_model(const std::string& path, MatrixType type, Device device) 
       return model_from_tensors(tensors, type, epsilon);
     });
   }
-  check(type != MatrixType::kF16,
-        "matrices cannot be f16 on a GPU: expected f32, bf16, or as they are stored");
+  check(type != MatrixType::kF16) ||
+      fail("matrices cannot be f16 on a GPU: expected f32, bf16, or as they are stored");
   return open_model(path, [type, device](std::span<const NamedTensor> tensors, float epsilon) {
     const Model model = model_from_tensors(tensors, type, epsilon);
     return model.on_gpu(model.head().value.dtype == DType::kF32 ? DType::kF32 : DType::kBF16,

@@ -65,10 +65,11 @@ std::unique_ptr<Tokenizer> named_tokenizer_for(int64_t vocabulary, const std::st
   std::string passed_over;
   std::unique_ptr<Tokenizer> tokenizer =
       first_that_fits(tokenizers_in(name), vocabulary, passed_over);
-  check(tokenizer != nullptr,
-        "the folder '{}' holds no tokenizer for a model of {} ids: expected tokenizer.json, "
-        "20B_tokenizer.json or rwkv_vocab_v20230424.txt{}",
-        name, vocabulary, passed_over);
+  check(tokenizer != nullptr) ||
+      fail(
+          "the folder '{}' holds no tokenizer for a model of {} ids: expected tokenizer.json, "
+          "20B_tokenizer.json or rwkv_vocab_v20230424.txt{}",
+          name, vocabulary, passed_over);
   return tokenizer;
 }
 
@@ -78,7 +79,8 @@ bool looks_like_a_tokenizer(const std::filesystem::path& path) {
   std::array<char, 8> begin{};
   std::ifstream file(path, std::ios::binary);
   file.read(begin.data(), begin.size());
-  check(file.gcount() > 0, "cannot read '{}': expected a tokenizer or a model", path.string());
+  check(file.gcount() > 0) ||
+      fail("cannot read '{}': expected a tokenizer or a model", path.string());
   const std::string_view text(begin.data(), static_cast<size_t>(file.gcount()));
   const size_t first = std::min(text.find_first_not_of(" \t\r\n"), text.size() - 1);
   return text.find('\0') == std::string_view::npos &&
@@ -93,13 +95,14 @@ std::unique_ptr<Tokenizer> named_tokenizer(const std::string& name) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(name, ignored)) return load_tokenizer(name);
   const std::vector<std::filesystem::path> files = tokenizers_in(name);
-  check(!files.empty(),
-        "the folder '{}' holds no tokenizer: expected tokenizer.json, 20B_tokenizer.json or "
-        "rwkv_vocab_v20230424.txt",
-        name);
-  check(files.size() == 1,
-        "the folder '{}' holds several tokenizers, such as '{}' and '{}': name one", name,
-        files[0].filename().string(), files.back().filename().string());
+  check(!files.empty()) ||
+      fail(
+          "the folder '{}' holds no tokenizer: expected tokenizer.json, 20B_tokenizer.json or "
+          "rwkv_vocab_v20230424.txt",
+          name);
+  check(files.size() == 1) ||
+      fail("the folder '{}' holds several tokenizers, such as '{}' and '{}': name one", name,
+           files[0].filename().string(), files.back().filename().string());
   return load_tokenizer(files[0]);
 }
 
@@ -141,19 +144,20 @@ std::unique_ptr<Tokenizer> find_tokenizer(const LoadedModel& model, const std::s
     if (missing != nullptr) *missing = expected_tokenizer(vocabulary) + passed_over;
     return nullptr;
   }
-  check(
-      tokenizer->vocab_size() <= vocabulary,
-      "the tokenizer '{}' has {} ids, the model {}: give the tokenizer the model was trained with",
-      source, tokenizer->vocab_size(), vocabulary);
+  check(tokenizer->vocab_size() <= vocabulary) ||
+      fail(
+          "the tokenizer '{}' has {} ids, the model {}: give the tokenizer the model was trained "
+          "with",
+          source, tokenizer->vocab_size(), vocabulary);
   return with_padding_ids(std::move(tokenizer), vocabulary);
 }
 
 std::unique_ptr<Tokenizer> require_tokenizer(const LoadedModel& model, const std::string& name) {
   std::string missing;
   std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(model, name, &missing);
-  check(tokenizer != nullptr,
-        "no tokenizer for '{}': give its vocabulary file, or put it beside the model: {}",
-        model.file.string(), missing);
+  check(tokenizer != nullptr) ||
+      fail("no tokenizer for '{}': give its vocabulary file, or put it beside the model: {}",
+           model.file.string(), missing);
   return tokenizer;
 }
 

@@ -267,7 +267,7 @@ int bench_tokenize(const BenchFlags& f) {
   ThreadPool pool(resolve_threads(*f.threads));
   const std::unique_ptr<Tokenizer> tokenizer = named_tokenizer(f.tokenizer);
   const std::string text = read_text_file(f.data);
-  check(!text.empty(), "'{}' is empty: expected text", f.data);
+  check(!text.empty()) || fail("'{}' is empty: expected text", f.data);
   const TokenizingResult result = measure_tokenizing(
       text, *tokenizer, f.rounds, f.bandwidth_bytes(), pool, [] { return !stop_requested(); });
   const double fraction = result.encode_rate / result.read_bandwidth;

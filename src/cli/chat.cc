@@ -165,9 +165,10 @@ class Chat {
     const std::string_view name = text.substr(0, end), argument = strip(text.substr(end));
     for (const Command& known : kTable) {
       if (known.name != name) continue;
-      check(!known.argument.empty() || argument.empty(), "/{} takes nothing after it", name);
-      check(known.argument.empty() || known.argument.starts_with('[') || !argument.empty(),
-            "/{} needs {}", name, known.argument);
+      check(!known.argument.empty() || argument.empty()) ||
+          fail("/{} takes nothing after it", name);
+      check(known.argument.empty() || known.argument.starts_with('[') || !argument.empty()) ||
+          fail("/{} needs {}", name, known.argument);
       (this->*known.act)(argument);
       return;
     }
@@ -313,8 +314,8 @@ class Chat {
       const std::string_view change = rest.substr(0, end);
       rest = strip(rest.substr(end));
       const size_t equals = change.find('=');
-      check(equals != std::string_view::npos,
-            "'{}' changes nothing: expected NAME=VALUE, such as top-p=0.5", printable(change));
+      check(equals != std::string_view::npos) ||
+          fail("'{}' changes nothing: expected NAME=VALUE, such as top-p=0.5", printable(change));
       set_option(sampling, change.substr(0, equals), change.substr(equals + 1));
     }
     conversation_.set_sampling(sampling);
@@ -405,14 +406,15 @@ int chat(const ChatOptions& options) {
   if (!options.load_state.empty()) {
     const SavedState saved = load_state(options.load_state, model, tokenizer.get());
     conversation.load(saved, !options.sampling->seed);
-    check(
-        (options.chat_template.empty() && options.user_option->count() == 0 &&
-         options.assistant_option->count() == 0) ||
-            conversation.chat() == chat,
-        "the chat in '{}' goes by the template {} ({}, {}): leave out --template, --user-name and "
-        "--assistant-name",
-        options.load_state, conversation.chat().name, conversation.chat().user,
-        conversation.chat().assistant);
+    check((options.chat_template.empty() && options.user_option->count() == 0 &&
+           options.assistant_option->count() == 0) ||
+          conversation.chat() == chat) ||
+        fail(
+            "the chat in '{}' goes by the template {} ({}, {}): leave out --template, --user-name "
+            "and "
+            "--assistant-name",
+            options.load_state, conversation.chat().name, conversation.chat().user,
+            conversation.chat().assistant);
   } else if (!conversation.begin(options.system, &signalled)) {
     fail("interrupted while the system text was read");
   }

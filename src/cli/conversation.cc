@@ -130,7 +130,8 @@ bool Conversation::begin(std::string_view system, const Stop& stop) {
 
 Answer Conversation::ask(std::string_view question, const Show& show, const Stop& stop) {
   const std::string text = clean_message(question);
-  check(!text.empty(), "there is nothing to answer: the message holds no visible character");
+  check(!text.empty()) ||
+      fail("there is nothing to answer: the message holds no visible character");
   auto before = snapshot();
   Answer answer;
   try {
@@ -252,11 +253,11 @@ Answer Conversation::exchange(const std::string& question, const Show& show, con
 }
 
 std::string Conversation::undo() {
-  check(!branch_.undo.empty() || branch_.forgotten == 0,
-        "nothing more can be undone: {} older steps are gone, as {} are kept at most",
-        branch_.forgotten, most_undo_steps());
-  check(!branch_.undo.empty(),
-        "nothing can be undone: the conversation has just begun or was loaded");
+  check(!branch_.undo.empty() || branch_.forgotten == 0) ||
+      fail("nothing more can be undone: {} older steps are gone, as {} are kept at most",
+           branch_.forgotten, most_undo_steps());
+  check(!branch_.undo.empty()) ||
+      fail("nothing can be undone: the conversation has just begun or was loaded");
   const std::shared_ptr<const Snapshot> before = branch_.undo.back();
   const std::string question = branch_.messages[before->messages].text;
   branch_.undo.pop_back();
@@ -265,7 +266,7 @@ std::string Conversation::undo() {
 }
 
 Answer Conversation::retry(const Show& show, const Stop& stop) {
-  check(!branch_.undo.empty(), "there is no question yet to answer again");
+  check(!branch_.undo.empty()) || fail("there is no question yet to answer again");
   Branch now = copy();
   const uint64_t position = sampler_.state().random_position;
   Answer answer;
@@ -284,12 +285,13 @@ Answer Conversation::retry(const Show& show, const Stop& stop) {
 
 void Conversation::fork(std::string_view name) {
   check(!name.empty() && name.size() <= 64 && clean_message(name) == name &&
-            name.find_first_of(" \t\n") == std::string_view::npos,
-        "'{}' cannot name a conversation: expected 1 to 64 bytes without spaces", printable(name));
-  check(name != branch_name_, "you are in '{}' already: choose another name", name);
-  check(kept_.size() < kMostBranches || kept_.contains(name),
-        "{} conversations are kept already, the most there can be: use one of their names again",
-        kMostBranches);
+        name.find_first_of(" \t\n") == std::string_view::npos) ||
+      fail("'{}' cannot name a conversation: expected 1 to 64 bytes without spaces",
+           printable(name));
+  check(name != branch_name_) || fail("you are in '{}' already: choose another name", name);
+  check(kept_.size() < kMostBranches || kept_.contains(name)) ||
+      fail("{} conversations are kept already, the most there can be: use one of their names again",
+           kMostBranches);
   kept_.insert_or_assign(std::string(name), copy());
 }
 

@@ -40,7 +40,7 @@ int convert(ConvertFlags& flags) {
   const auto mebibytes = [](int64_t bytes) { return (bytes + kMebibyte - 1) / kMebibyte; };
   std::optional<Progress> progress;
   options.on_progress = [&](int64_t done, int64_t total) {
-    check(!stop_requested(), "interrupted: nothing was written");
+    check(!stop_requested()) || fail("interrupted: nothing was written");
     if (!progress) {
       progress.emplace(stderr, ProgressOptions{.title = "convert", .total = mebibytes(total)});
     }

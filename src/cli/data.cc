@@ -74,9 +74,9 @@ int prepare_data(const PrepareFlags& flags) {
   const fs::path name = prepared_name(flags.name).value_or(flags.name);
   std::error_code absent;
   for (const fs::path& path : {bin_of(name), idx_of(name), mask_of(name), about_of(name)}) {
-    check(flags.force || !fs::exists(path, absent),
-          "'{}' exists already: choose another name, or replace the data with --force",
-          path.string());
+    check(flags.force || !fs::exists(path, absent)) ||
+        fail("'{}' exists already: choose another name, or replace the data with --force",
+             path.string());
   }
   const std::vector<fs::path> inputs(flags.inputs.begin(), flags.inputs.end());
   int64_t total = 0;
@@ -106,7 +106,7 @@ int prepare_data(const PrepareFlags& flags) {
       });
   const double seconds = watch.seconds();
   progress.finish();
-  check(result.has_value(), "stopped: nothing was written");
+  check(result.has_value()) || fail("stopped: nothing was written");
   const PreparedAbout& about = result->about;
   const EpochSummary epoch = summarise_epoch(about.tokens, flags.context);
   const double learned = static_cast<double>(about.learned) / static_cast<double>(about.tokens);
@@ -160,9 +160,9 @@ struct InfoFlags {
 
 int data_info(const InfoFlags& flags) {
   const std::optional<fs::path> name = prepared_name(flags.name);
-  check(name.has_value(),
-        "'{}' is no prepared data: expected NAME, NAME.bin or NAME.idx of rookery data prepare",
-        flags.name);
+  check(name.has_value()) ||
+      fail("'{}' is no prepared data: expected NAME, NAME.bin or NAME.idx of rookery data prepare",
+           flags.name);
   const PreparedData data(*name);
   const TokenSpan tokens = data.tokens.tokens();
   catch_signals();
@@ -174,7 +174,7 @@ int data_info(const InfoFlags& flags) {
       return !stop_requested();
     });
   }
-  check(summary.has_value(), "stopped");
+  check(summary.has_value()) || fail("stopped");
   const PreparedSummary& s = *summary;
   const EpochSummary epoch = summarise_epoch(s.tokens, flags.context);
   std::unique_ptr<Tokenizer> tokenizer;
@@ -238,8 +238,8 @@ int windows_file(WindowsFlags& flags) {
   TrainOptions& options = flags.options;
   options.order = parse_window_order(flags.order);
   std::error_code absent;
-  check(flags.force || !fs::exists(flags.output, absent),
-        "'{}' exists already: choose another name, or replace it with --force", flags.output);
+  check(flags.force || !fs::exists(flags.output, absent)) ||
+      fail("'{}' exists already: choose another name, or replace it with --force", flags.output);
   ThreadPool pool(resolve_threads(*flags.threads));
   const RunData data(flags.data, choose_tokenizer(flags.data, nullptr), pool);
   const int64_t steps = options.schedule.total_steps;
@@ -250,7 +250,7 @@ int windows_file(WindowsFlags& flags) {
         progress.update(done);
         return !stop_requested();
       });
-  check(written.has_value(), "stopped: nothing was written");
+  check(written.has_value()) || fail("stopped: nothing was written");
   progress.update(steps);
   progress.finish();
   if (flags.json) {

@@ -63,8 +63,8 @@ void check_replaceable(const std::string& path, std::string_view begins, std::st
   std::string start(4096, '\0');
   file.read(start.data(), static_cast<std::streamsize>(start.size()));
   start.resize(static_cast<size_t>(file.gcount()));
-  check(start.empty() || (start.starts_with(begins) && start.find(holds) != std::string::npos),
-        "'{}' exists and was not written by rookery eval: choose another name", path);
+  check(start.empty() || (start.starts_with(begins) && start.find(holds) != std::string::npos)) ||
+      fail("'{}' exists and was not written by rookery eval: choose another name", path);
 }
 
 // One JSON object per item, if a file was named. The file appears when all are in it.
@@ -343,7 +343,7 @@ int eval_last_words(const EvalOptions& options) {
   bar.end();
   const LastWord& measure = measured.measure;
   const bool partial = measured.partial;
-  check(measure.items() > 0, "interrupted before the first result");
+  check(measure.items() > 0) || fail("interrupted before the first result");
   const double seconds = run.seconds();
   const std::string prompt = start_text(options) + "context | continuation";
   if (options.json) {
@@ -430,7 +430,7 @@ int eval_choices(const EvalOptions& options) {
     text += "  " + speed_text(seconds, measured.tokens_read);
     if (partial) break;
   }
-  check(!tasks.empty(), "interrupted before the first result");
+  check(!tasks.empty()) || fail("interrupted before the first result");
   if (options.json) {
     Json json = head_of("choices", options, run, prompt, partial);
     json["tasks"] = tasks;

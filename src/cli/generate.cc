@@ -179,10 +179,11 @@ int generate(const GenerateOptions& options) {
     // 0.)
     const bool no_prompt = options.prompt->ids_option->count() == 0 && prompt == std::vector{0};
     if (no_prompt) prompt.clear();
-    check(
-        !no_prompt || !saved.logits.empty(),
-        "'{}' does not say what its model expected next, and there is no prompt: give one with -p",
-        options.load_state);
+    check(!no_prompt || !saved.logits.empty()) ||
+        fail(
+            "'{}' does not say what its model expected next, and there is no prompt: give one with "
+            "-p",
+            options.load_state);
   }
 
   catch_signals();
@@ -200,8 +201,8 @@ int generate(const GenerateOptions& options) {
   std::optional<std::span<const float>> logits = saved.logits;
   if (!prompt.empty()) logits = read_prompt(session, prompt);
   const double prompt_seconds = seconds_since(prompt_start);
-  check(logits || options.save_state.empty(),
-        "interrupted before the prompt was read: no state was saved");
+  check(logits || options.save_state.empty()) ||
+      fail("interrupted before the prompt was read: no state was saved");
 
   const auto start = std::chrono::steady_clock::now();
   int64_t made = 0;

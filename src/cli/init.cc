@@ -30,10 +30,11 @@ ModelConfig config_of(const InitVerbOptions& options) {
         make_config(options.generation, options.layers, options.width, options.vocabulary);
     // Generations 6 and 7 have low-rank matrices; find_generation() names those that this version
     // runs.
-    check(options.ranks.empty(),
-          "--ranks sets the low-rank matrices of generations 6 and 7, but RWKV-{} has none: leave "
-          "it out",
-          config.generation);
+    check(options.ranks.empty()) || fail(
+                                        "--ranks sets the low-rank matrices of generations 6 and "
+                                        "7, but RWKV-{} has none: leave "
+                                        "it out",
+                                        config.generation);
     return config;
   });
 }
@@ -41,8 +42,8 @@ ModelConfig config_of(const InitVerbOptions& options) {
 int init(const InitVerbOptions& options) {
   const ModelConfig config = config_of(options);
   std::error_code absent;
-  check(options.force || !std::filesystem::exists(options.output, absent),
-        "'{}' exists already: choose another name, or replace it with --force", options.output);
+  check(options.force || !std::filesystem::exists(options.output, absent)) ||
+      fail("'{}' exists already: choose another name, or replace it with --force", options.output);
   ThreadPool pool(default_threads());
   InitOptions init = options.init;
   if (options.dense_random) init.scheme = "random";

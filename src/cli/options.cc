@@ -105,10 +105,11 @@ std::shared_ptr<std::string> add_tokenizer(CLI::App& verb) {
 std::unique_ptr<Tokenizer> tokenizer_for(const LoadedModel& model, const std::string& flag) {
   std::string missing;
   std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(model, flag, &missing);
-  check(tokenizer != nullptr,
-        "no tokenizer for '{}': give its vocabulary file with --tokenizer, or put it beside the "
-        "model: {}",
-        model.file.string(), missing);
+  check(tokenizer != nullptr) ||
+      fail(
+          "no tokenizer for '{}': give its vocabulary file with --tokenizer, or put it beside the "
+          "model: {}",
+          model.file.string(), missing);
   return tokenizer;
 }
 
@@ -166,14 +167,15 @@ std::vector<int32_t> parse_ids(const std::string& text) {
     if (at == end) break;
     int32_t id = 0;
     const auto [next, error] = std::from_chars(at, end, id);
-    check(error == std::errc() && (next == end || *next == ' ' || *next == ',' || *next == '\n'),
-          "'{}' is no token id: expected whole numbers with commas or spaces between, such as "
-          "5,3,100",
-          printable(std::string(at, std::min<ptrdiff_t>(end - at, 20))));
+    check(error == std::errc() && (next == end || *next == ' ' || *next == ',' || *next == '\n')) ||
+        fail(
+            "'{}' is no token id: expected whole numbers with commas or spaces between, such as "
+            "5,3,100",
+            printable(std::string(at, std::min<ptrdiff_t>(end - at, 20))));
     ids.push_back(id);
     at = next;
   }
-  check(!ids.empty(), "no token ids: expected whole numbers such as 5,3,100");
+  check(!ids.empty()) || fail("no token ids: expected whole numbers such as 5,3,100");
   return ids;
 }
 
@@ -188,9 +190,9 @@ ModelConfig parse_shape(const std::string& text) {
     at = next;
     ++found;
   }
-  check(found == sizes.size() && at == end,
-        "'{}' is no shape: expected GENERATION:LAYERS:WIDTH:VOCABULARY, such as 4:12:768:50277",
-        text);
+  check(found == sizes.size() && at == end) ||
+      fail("'{}' is no shape: expected GENERATION:LAYERS:WIDTH:VOCABULARY, such as 4:12:768:50277",
+           text);
   return make_config(text.substr(0, colon), sizes[0], sizes[1], sizes[2]);
 }
 

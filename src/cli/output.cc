@@ -15,7 +15,8 @@ bool write_output(std::string_view text) {
   const bool written =
       std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   if (!written && errno == EPIPE) return false;
-  check(written, "cannot write to standard output ({}): is the disk full?", std::strerror(errno));
+  check(written) ||
+      fail("cannot write to standard output ({}): is the disk full?", std::strerror(errno));
   return true;
 }
 

@@ -21,7 +21,7 @@ std::pair<int64_t, float> parse_bias(const std::string& text) {
     const auto value = std::from_chars(id.ptr + 1, end, bias.second);
     good = value.ec == std::errc() && value.ptr == end;
   }
-  check(good, "'{}' is no bias: expected ID=BIAS, such as 10=-2.5", text);
+  check(good) || fail("'{}' is no bias: expected ID=BIAS, such as 10=-2.5", text);
   return bias;
 }
 
@@ -30,8 +30,8 @@ T parse_number(std::string_view name, std::string_view text) {
   T value{};
   const char* end = text.data() + text.size();
   const auto [next, error] = std::from_chars(text.data(), end, value);
-  check(error == std::errc() && next == end && !text.empty(), "{}: '{}' is no {}number", name,
-        printable(text), std::is_integral_v<T> ? "whole " : "");
+  check(error == std::errc() && next == end && !text.empty()) ||
+      fail("{}: '{}' is no {}number", name, printable(text), std::is_integral_v<T> ? "whole " : "");
   return value;
 }
 
@@ -72,7 +72,7 @@ std::string unescape(const std::string& text) {
         fail("'{}': expected n, r, t or another backslash after a backslash", text);
     }
   }
-  check(!result.empty(), "the text is empty: expected at least one character");
+  check(!result.empty()) || fail("the text is empty: expected at least one character");
   return result;
 }
 

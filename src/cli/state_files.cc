@@ -64,12 +64,13 @@ SavedState load_state(const std::filesystem::path& path, const Model& model,
                       const Tokenizer* tokenizer) {
   SavedState saved = read_state_file(path);
   const std::string problem = misfit(saved, model);
-  check(problem.empty(), "'{}' is the state of another model: {}; use the model that made it",
-        path.string(), problem);
+  check(problem.empty()) ||
+      fail("'{}' is the state of another model: {}; use the model that made it", path.string(),
+           problem);
   const std::string name(tokenizer == nullptr ? "" : tokenizer->name());
-  check(saved.tokenizer.empty() || name.empty() || saved.tokenizer == name,
-        "'{}' was made with the tokenizer {}, this one is {}: give --tokenizer", path.string(),
-        saved.tokenizer, name);
+  check(saved.tokenizer.empty() || name.empty() || saved.tokenizer == name) ||
+      fail("'{}' was made with the tokenizer {}, this one is {}: give --tokenizer", path.string(),
+           saved.tokenizer, name);
   const std::vector<StateItem>& items = model.state_layout().items;
   bool fits = items.size() == saved.items.size();
   for (size_t i = 0; fits && i < items.size(); ++i) {
@@ -81,8 +82,9 @@ SavedState load_state(const std::filesystem::path& path, const Model& model,
   if (saved.sampler) {
     for (const auto& [id, number] : saved.sampler->penalties) fits = fits && id < vocabulary;
   }
-  check(fits, "'{}' holds items that a state of RWKV-{} of {} layers and width {} does not have",
-        path.string(), model.config().generation, model.config().layers, model.config().width);
+  check(fits) ||
+      fail("'{}' holds items that a state of RWKV-{} of {} layers and width {} does not have",
+           path.string(), model.config().generation, model.config().layers, model.config().width);
   return saved;
 }
 

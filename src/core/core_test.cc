@@ -16,6 +16,20 @@
 namespace rookery {
 namespace {
 
+TEST(Error, TheMessageIsMadeOnFailureOnly) {
+  int made = 0;
+  const auto number = [&] { return ++made; };
+  check(true) || fail("number {}", number());
+  EXPECT_EQ(made, 0);
+  try {
+    check(false) || fail("number {}", number());
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "number 1");
+  }
+  EXPECT_EQ(made, 1);
+}
+
 TEST(ThreadPool, RunsEveryTaskOnce) {
   for (const int threads : {1, 2, 5}) {
     ThreadPool pool(threads);
@@ -54,7 +68,8 @@ TEST(ThreadPool, RangesCoverEverythingAndDependOnSizesOnly) {
 
 TEST(ThreadPool, PassesExceptionsOnAndWorksAfterwards) {
   ThreadPool pool(3);
-  EXPECT_THROW(pool.run(50, [](int64_t task, int) { check(task != 33, "task {}", task); }), Error);
+  EXPECT_THROW(pool.run(50, [](int64_t task, int) { check(task != 33) || fail("task {}", task); }),
+               Error);
   std::atomic<int> done{0};
   pool.run(50, [&](int64_t, int) { ++done; });
   EXPECT_EQ(done, 50);

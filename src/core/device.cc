@@ -7,8 +7,8 @@
 namespace rookery {
 
 Device resolve_device(const std::string& name) {
-  check(name == "auto" || name == "cpu" || name == "cuda",
-        "invalid device '{}': expected auto, cpu or cuda", name);
+  check(name == "auto" || name == "cpu" || name == "cuda") ||
+      fail("invalid device '{}': expected auto, cpu or cuda", name);
   if (name == "cuda") cuda::require();
   const bool gpu = name == "cuda" || (name == "auto" && cuda::unavailable().empty());
   return gpu ? Device::kCuda : Device::kCpu;

@@ -29,7 +29,7 @@ class Stopwatch {
 
 // The middle value; the lower one of the two middles of an even number. Throws Error for none.
 inline double median(std::vector<double> values) {
-  check(!values.empty(), "the median of no values");
+  check(!values.empty()) || fail("the median of no values");
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;

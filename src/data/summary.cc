@@ -65,8 +65,8 @@ std::optional<PreparedSummary> summarise(const PreparedData& data,
     summary.learned = std::count(mask.begin(), mask.end(), uint8_t{1});
     const int64_t others =
         tokens.size() - summary.learned - std::count(mask.begin(), mask.end(), uint8_t{0});
-    check(others == 0, "'{}' has {} bytes that are neither 0 nor 1: it is not a mask",
-          data.mask_file->path().string(), others);
+    check(others == 0) || fail("'{}' has {} bytes that are neither 0 nor 1: it is not a mask",
+                               data.mask_file->path().string(), others);
   }
   return summary;
 }
@@ -91,9 +91,9 @@ std::string text_of_beginning(TokenSpan tokens, int64_t count, const Tokenizer& 
   std::string text;
   for (int64_t i = 0; i < std::min(count, tokens.size()); ++i) {
     const int64_t id = tokens[i];
-    check(id >= 0 && id < tokenizer.vocab_size(),
-          "token {} of the data is {}: the tokenizer '{}' has 0 to {}; is it another one?", i, id,
-          tokenizer.name(), tokenizer.vocab_size() - 1);
+    check(id >= 0 && id < tokenizer.vocab_size()) ||
+        fail("token {} of the data is {}: the tokenizer '{}' has 0 to {}; is it another one?", i,
+             id, tokenizer.name(), tokenizer.vocab_size() - 1);
     text += id == 0 ? kDocumentMark : tokenizer.bytes_of(static_cast<int32_t>(id));
   }
   return text;

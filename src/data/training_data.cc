@@ -39,24 +39,28 @@ PreparedData::PreparedData(const fs::path& name) : tokens(name) {
   std::error_code error;
   if (fs::exists(mask_of(name), error)) {
     mask_file.emplace(mask_of(name));
-    check(mask_file->size() == tokens.tokens().size(),
-          "'{}' has {} bytes, expected one for each of the {} tokens: it belongs to other data; "
-          "remove it or prepare again",
-          mask_of(name).string(), mask_file->size(), tokens.tokens().size());
+    check(mask_file->size() == tokens.tokens().size()) ||
+        fail(
+            "'{}' has {} bytes, expected one for each of the {} tokens: it belongs to other data; "
+            "remove it or prepare again",
+            mask_of(name).string(), mask_file->size(), tokens.tokens().size());
   }
   if (fs::exists(about_of(name), error)) {
     // A vocabulary is a few MB.
     constexpr int64_t kLargest = int64_t{256} << 20;
     const MappedFile file(about_of(name));
-    check(file.size() <= kLargest, "'{}' has {} bytes: it is no description of prepared data",
-          file.path().string(), file.size());
+    check(file.size() <= kLargest) ||
+        fail("'{}' has {} bytes: it is no description of prepared data", file.path().string(),
+             file.size());
     about = about_from_json(
         {reinterpret_cast<const char*>(file.bytes().data()), static_cast<size_t>(file.size())},
         file.path().string());
-    check(about->tokens == tokens.tokens().size(),
-          "'{}' speaks of {} tokens, there are {}: it belongs to other data; remove it or prepare "
-          "again",
-          file.path().string(), about->tokens, tokens.tokens().size());
+    check(about->tokens == tokens.tokens().size()) ||
+        fail(
+            "'{}' speaks of {} tokens, there are {}: it belongs to other data; remove it or "
+            "prepare "
+            "again",
+            file.path().string(), about->tokens, tokens.tokens().size());
   }
 }
 
@@ -68,10 +72,10 @@ std::span<const uint8_t> PreparedData::mask() const {
 bool is_prepared(std::span<const fs::path> files) {
   for (const fs::path& file : files) {
     if (!prepared_name(file)) continue;
-    check(
-        files.size() == 1,
-        "'{}' is prepared data: it cannot be mixed with other files; prepare all of them together",
-        file.string());
+    check(files.size() == 1) || fail(
+                                    "'{}' is prepared data: it cannot be mixed with other files; "
+                                    "prepare all of them together",
+                                    file.string());
     return true;
   }
   return false;

@@ -95,10 +95,10 @@ PerplexityOfFiles measure_perplexity(std::span<const std::string> files, int64_t
   perplexity.finish();
   result.result = perplexity.result();
   result.tokens_read = perplexity.tokens_read();
-  check(result.result.tokens > 0 || !result.partial, "interrupted before the first result");
-  check(result.result.tokens > 0, "there is no text to predict in {}: expected at least {}",
-        printable(fmt::format("{}", fmt::join(files, ", "))),
-        options.start_token ? "one token" : "two tokens");
+  check(result.result.tokens > 0 || !result.partial) || fail("interrupted before the first result");
+  check(result.result.tokens > 0) || fail("there is no text to predict in {}: expected at least {}",
+                                          printable(fmt::format("{}", fmt::join(files, ", "))),
+                                          options.start_token ? "one token" : "two tokens");
   return result;
 }
 

@@ -21,8 +21,8 @@ PackedReader::PackedReader(const Model& model, ThreadPool& pool, int64_t slots,
       slots_(slots),
       state_(model.state_layout(), slots + kCarrySlots, DType::kF32, model.device()),
       arena_(memory_of(model.device())) {
-  check(options.batch_tokens > 0 && options.batch_tokens <= int64_t{1} << 24,
-        "{} tokens at once cannot be read: expected 1 to 2^24", options.batch_tokens);
+  check(options.batch_tokens > 0 && options.batch_tokens <= int64_t{1} << 24) ||
+      fail("{} tokens at once cannot be read: expected 1 to 2^24", options.batch_tokens);
   ctx_.use(model.device(), model.activation_type());
   ctx_.pool = &pool;
   ctx_.arena = &arena_;
@@ -32,10 +32,11 @@ PackedReader::PackedReader(const Model& model, ThreadPool& pool, int64_t slots,
 void PackedReader::read(std::span<Reading> readings) {
   const int64_t vocabulary = model_.config().vocabulary;
   const auto check_id = [&](int32_t token) {
-    check(token >= 0 && token < vocabulary,
-          "token {} is not in the vocabulary: this model has tokens 0 to {}; is the tokenizer the "
-          "one it was trained with?",
-          token, vocabulary - 1);
+    check(token >= 0 && token < vocabulary) || fail(
+                                                   "token {} is not in the vocabulary: this model "
+                                                   "has tokens 0 to {}; is the tokenizer the "
+                                                   "one it was trained with?",
+                                                   token, vocabulary - 1);
   };
   for (const Reading& reading : readings) {
     assert(!reading.tokens.empty());
@@ -119,10 +120,11 @@ void PackedReader::answer(const Tensor& x) {
             for (size_t q = first[i]; q < first[i + 1]; ++q) {
               Asked& asked = *questions_[q].asked;
               asked.score = {normal.of(row[asked.token]), is_greedy(row, normal, asked.token)};
-              check(
-                  std::isfinite(asked.score.log_probability),
-                  "the model's logits are not finite: its weights are damaged, or its training has "
-                  "diverged");
+              check(std::isfinite(asked.score.log_probability)) ||
+                  fail(
+                      "the model's logits are not finite: its weights are damaged, or its training "
+                      "has "
+                      "diverged");
             }
           }
         });

@@ -17,9 +17,9 @@ Session::Session(const Model& model, ThreadPool& pool, bool deterministic)
 
 void Session::check_ids(std::span<const int32_t> tokens) const {
   for (const int32_t token : tokens) {
-    check(token >= 0 && token < model_.config().vocabulary,
-          "token {} is not in the vocabulary: this model has tokens 0 to {}", token,
-          model_.config().vocabulary - 1);
+    check(token >= 0 && token < model_.config().vocabulary) ||
+        fail("token {} is not in the vocabulary: this model has tokens 0 to {}", token,
+             model_.config().vocabulary - 1);
   }
 }
 
@@ -64,7 +64,7 @@ std::span<const float> Session::on_host(const Tensor& logits) {
 }
 
 std::span<const float> Session::feed(std::span<const int32_t> tokens) {
-  check(!tokens.empty(), "nothing to read: give at least one token");
+  check(!tokens.empty()) || fail("nothing to read: give at least one token");
   check_ids(tokens);
   const auto most = static_cast<size_t>(chunk());
   while (tokens.size() > most) {
@@ -87,9 +87,9 @@ std::vector<float> Session::feed_all(std::span<const int32_t> tokens) {
 }
 
 void Session::set_state(const State& state, int64_t position) {
-  check(state.slot_bytes() == state_.slot_bytes() && state.slots() == 1,
-        "a state of {} bytes does not fit this model, whose states have {}", state.slot_bytes(),
-        state_.slot_bytes());
+  check(state.slot_bytes() == state_.slot_bytes() && state.slots() == 1) ||
+      fail("a state of {} bytes does not fit this model, whose states have {}", state.slot_bytes(),
+           state_.slot_bytes());
   state_.copy_from(state);  // in place: a recorded graph knows the address
   position_ = position;
 }

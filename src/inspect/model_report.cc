@@ -56,8 +56,8 @@ std::map<std::string, int64_t> stored_bytes(const Model& model, const TensorSour
   std::map<std::string, int64_t> stored;
   for (const Parameter& parameter : model.parameters()) {
     const StoredTensor* tensor = source.find(parameter.spec.name);
-    check(tensor != nullptr, "the file lacks '{}': expected the one that the model came from",
-          parameter.spec.name);
+    check(tensor != nullptr) ||
+        fail("the file lacks '{}': expected the one that the model came from", parameter.spec.name);
     stored[std::string(tensor->stored_type())] += tensor->stored_bytes();
   }
   return stored;

@@ -24,13 +24,13 @@ void Batch::clear() {
 
 bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, const Context& ctx) {
   for (int64_t t = 0; t < batch.rows(); ++t) {
-    check(batch.tokens[t] >= 0 && batch.tokens[t] < vocabulary,
-          "token {} at position {} is outside the vocabulary of {} (0 to {})", batch.tokens[t], t,
-          vocabulary, vocabulary - 1);
+    check(batch.tokens[t] >= 0 && batch.tokens[t] < vocabulary) ||
+        fail("token {} at position {} is outside the vocabulary of {} (0 to {})", batch.tokens[t],
+             t, vocabulary, vocabulary - 1);
     if (batch.targets.empty()) continue;
-    check(batch.targets[t] < vocabulary,
-          "target token {} at position {} is not below the vocabulary's size {}", batch.targets[t],
-          t, vocabulary);
+    check(batch.targets[t] < vocabulary) ||
+        fail("target token {} at position {} is not below the vocabulary's size {}",
+             batch.targets[t], t, vocabulary);
   }
   ctx.wait();
   const int64_t rows = batch.rows(), count = batch.count();

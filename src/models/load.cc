@@ -25,7 +25,8 @@ using TensorsByName = std::unordered_map<std::string_view, const NamedTensor*>;
 TensorsByName by_name(std::span<const NamedTensor> tensors) {
   TensorsByName result;
   for (const NamedTensor& tensor : tensors) {
-    check(result.emplace(tensor.name, &tensor).second, "tensor '{}' occurs twice", tensor.name);
+    check(result.emplace(tensor.name, &tensor).second) ||
+        fail("tensor '{}' occurs twice", tensor.name);
   }
   return result;
 }
@@ -73,9 +74,9 @@ ModelConfig config_from_tensors(std::span<const NamedTensor> tensors) {
   find_generation(config.generation);
   const auto size = [&](const char* name, int axis) {
     const auto found = shapes.find(name);
-    check(found != shapes.end(), "the checkpoint lacks '{}': is it complete?", name);
-    check(found->second->rank() == 2, "'{}' is {}, expected a matrix", name,
-          found->second->to_string());
+    check(found != shapes.end()) || fail("the checkpoint lacks '{}': is it complete?", name);
+    check(found->second->rank() == 2) ||
+        fail("'{}' is {}, expected a matrix", name, found->second->to_string());
     return (*found->second)[axis];
   };
   config.vocabulary = size("emb.weight", 0);
@@ -84,9 +85,9 @@ ModelConfig config_from_tensors(std::span<const NamedTensor> tensors) {
   config.ffn_width = size("blocks.0.ffn.key.weight", 0);
   // Each block is at least one tensor, so that a name such as blocks.999999999 builds no huge
   // table.
-  check(config.layers <= static_cast<int64_t>(tensors.size()),
-        "a tensor of block {} in a checkpoint of {} tensors: the blocks between are missing",
-        config.layers - 1, tensors.size());
+  check(config.layers <= static_cast<int64_t>(tensors.size())) ||
+      fail("a tensor of block {} in a checkpoint of {} tensors: the blocks between are missing",
+           config.layers - 1, tensors.size());
   return config;
 }
 
@@ -97,16 +98,18 @@ Model plan_from_tensors(std::span<const NamedTensor> tensors, float norm_epsilon
   const TensorsByName sources = by_name(tensors);
   for (const Parameter& parameter : model.parameters()) {
     const auto found = sources.find(parameter.spec.name);
-    check(found != sources.end(), "the checkpoint lacks '{}' {}: is it complete?",
-          parameter.spec.name, parameter.spec.shape.to_string());
+    check(found != sources.end()) || fail("the checkpoint lacks '{}' {}: is it complete?",
+                                          parameter.spec.name, parameter.spec.shape.to_string());
     const Shape& shape = found->second->view.shape;
-    check(without_units(shape) == without_units(parameter.spec.shape),
-          "tensor '{}' is {}, but a model of width {} needs {}", parameter.spec.name,
-          shape.to_string(), config.width, parameter.spec.shape.to_string());
+    check(without_units(shape) == without_units(parameter.spec.shape)) ||
+        fail("tensor '{}' is {}, but a model of width {} needs {}", parameter.spec.name,
+             shape.to_string(), config.width, parameter.spec.shape.to_string());
   }
-  check(sources.size() == model.parameters().size(),
-        "the checkpoint has {} tensors, RWKV-{} of {} layers has {}: it holds something else, too",
-        sources.size(), config.generation, config.layers, model.parameters().size());
+  check(sources.size() == model.parameters().size()) ||
+      fail(
+          "the checkpoint has {} tensors, RWKV-{} of {} layers has {}: it holds something else, "
+          "too",
+          sources.size(), config.generation, config.layers, model.parameters().size());
   return model;
 }
 

@@ -96,8 +96,8 @@ int64_t layer_of(std::string_view name) {
 void initialise(const ParameterSpec& spec, const ModelConfig& config, const InitOptions& options,
                 const TensorView& value, ThreadPool& pool) {
   check(std::find(std::begin(kInitSchemes), std::end(kInitSchemes), options.scheme) !=
-            std::end(kInitSchemes),
-        "unknown initialisation '{}': expected released, paper or random", options.scheme);
+        std::end(kInitSchemes)) ||
+      fail("unknown initialisation '{}': expected released, paper or random", options.scheme);
   const Random random(options.seed, hash_bytes(spec.name));
   const int64_t count = value.count(), layer = layer_of(spec.name);
   float* p = value.as<float>();

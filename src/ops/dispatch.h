@@ -66,8 +66,8 @@ void run_on_device(Context& ctx, const char* name, const Args& args, DeviceKerne
                    DeviceKernel<Args> cuda) {
   const ProfileScope scope(ctx, name);
   if (ctx.device == Device::kCuda) {
-    check(cuda != nullptr,
-          "{} cannot run on CUDA: this program was built without it; use --device cpu", name);
+    check(cuda != nullptr) ||
+        fail("{} cannot run on CUDA: this program was built without it; use --device cpu", name);
     ctx.stream->device().make_current();
     cuda(args, ctx);
   } else {

@@ -76,10 +76,12 @@ int64_t parse_bytes(std::string_view text) {
   const auto unit = std::find_if(std::begin(kUnits), std::end(kUnits),
                                  [&](const Unit& known) { return known.name == name; });
   check(error == std::errc() && number > 0 && unit != std::end(kUnits) &&
-            !__builtin_mul_overflow(number, unit->bytes, &bytes),
-        "invalid size '{}': expected a whole number of bytes, KB, MB, GB, KiB, MiB or GiB, such as "
-        "5GB",
-        text);
+        !__builtin_mul_overflow(number, unit->bytes, &bytes)) ||
+      fail(
+          "invalid size '{}': expected a whole number of bytes, KB, MB, GB, KiB, MiB or GiB, such "
+          "as "
+          "5GB",
+          text);
   return bytes;
 }
 

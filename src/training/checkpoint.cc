@@ -58,10 +58,11 @@ std::map<std::string, std::string> metadata_of(const Model& model, const RunStat
 
 void copy_tensor(const TensorSource& source, const std::string& name, const TensorView& to) {
   const StoredTensor* from = source.find(name);
-  check(from != nullptr, "it lacks '{}': is it a checkpoint of training, and complete?", name);
-  check(from->dtype == DType::kF32 && from->shape.count() == to.count(),
-        "'{}' is {} {}, expected f32 {}", name, name_of(from->dtype), from->shape.to_string(),
-        to.shape.to_string());
+  check(from != nullptr) ||
+      fail("it lacks '{}': is it a checkpoint of training, and complete?", name);
+  check(from->dtype == DType::kF32 && from->shape.count() == to.count()) ||
+      fail("'{}' is {} {}, expected f32 {}", name, name_of(from->dtype), from->shape.to_string(),
+           to.shape.to_string());
   TensorReader reader;
   copy_bytes(to.data, reader.read(*from), to.bytes());
 }
@@ -190,7 +191,7 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
   try {
     const TensorSource source = open_checkpoint(path);
     const auto metadata = source.metadata.find("rookery");
-    check(metadata != source.metadata.end(), "it holds no state of training");
+    check(metadata != source.metadata.end()) || fail("it holds no state of training");
     const nlohmann::json json = nlohmann::json::parse(metadata->second);
     RunState& run = resumed.run;
     run.options = train_options_from_json(json.at("options"));
@@ -211,11 +212,11 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     json.at("keep").get_to(run.keep);
     json.at("validate_every").get_to(run.validate_every);
     json.at("validation_loss").get_to(run.validation_loss);
-    check(run.step >= 0, "its step is {}", run.step);
+    check(run.step >= 0) || fail("its step is {}", run.step);
     Model model = model_from_tensors(model_tensors(source), MatrixType::kF32, source.norm_epsilon);
     check(json.at("configuration_hash").get<uint64_t>() ==
-              configuration_hash(model.config(), run.options),
-          "its weights do not belong to its training options");
+          configuration_hash(model.config(), run.options)) ||
+        fail("its weights do not belong to its training options");
     resumed.trainer = std::make_unique<Trainer>(std::move(model), run.options, pool, device);
     const auto parameters = resumed.trainer->model().parameters();
     for (size_t i = 0; i < parameters.size(); ++i) {

@@ -95,8 +95,8 @@ int64_t steps_that_fit(const RunOptions& options, const Decided& decided, Thread
 std::filesystem::path newest_checkpoint(const std::filesystem::path& from) {
   if (!std::filesystem::is_directory(from)) return from;
   const auto checkpoints = list_checkpoints(from);
-  check(!checkpoints.empty(), "the folder '{}' holds no checkpoint-*.safetensors to go on from",
-        from.string());
+  check(!checkpoints.empty()) ||
+      fail("the folder '{}' holds no checkpoint-*.safetensors to go on from", from.string());
   return checkpoints.back();
 }
 
@@ -237,16 +237,17 @@ TrainingRun::TrainingRun(RunData data, int64_t validation_windows, std::filesyst
                                    validation_windows)) {}
 
 TrainingRun TrainingRun::begin(RunOptions options, ThreadPool& pool, const DataProgress& progress) {
-  check(!options.data.files.empty(), "no data to train on: name text files or prepared data");
-  check(!options.folder.empty(), "no folder for the run: name one");
+  check(!options.data.files.empty()) ||
+      fail("no data to train on: name text files or prepared data");
+  check(!options.folder.empty()) || fail("no folder for the run: name one");
   Decided decided = decide(options, pool);
   TrainOptions& training = options.training;
   const int64_t warmup = training.schedule.warmup_steps;
   set_length(training.schedule, training.schedule.total_steps, warmup);
   check(list_checkpoints(options.folder).empty() &&
-            !std::filesystem::exists(options.folder / kModelFile),
-        "the folder '{}' holds a run already: go on with --resume {}, or choose another --out",
-        options.folder.string(), options.folder.string());
+        !std::filesystem::exists(options.folder / kModelFile)) ||
+      fail("the folder '{}' holds a run already: go on with --resume {}, or choose another --out",
+           options.folder.string(), options.folder.string());
   // Says what does not fit before any memory is asked for.
   decided.data->check_ids(decided.vocabulary, progress);
   training.magic_prime = decided.data->loader(training, decided.vocabulary).magic_prime();
@@ -288,10 +289,11 @@ TrainingRun TrainingRun::resume(const std::filesystem::path& from, const ResumeO
   RunData data({.files = options.data_files.empty() ? state.data_files : options.data_files,
                 .validation_files = state.validation_files},
                std::move(tokenizer), pool);
-  check(data.training().hash == state.data_hash,
-        "the text is not the one this run began with ({}): resume with the same --data, or start "
-        "anew with --model",
-        fmt::join(state.data_files, ", "));
+  check(data.training().hash == state.data_hash) ||
+      fail(
+          "the text is not the one this run began with ({}): resume with the same --data, or start "
+          "anew with --model",
+          fmt::join(state.data_files, ", "));
   const std::filesystem::path folder = file.parent_path();
   return {std::move(data), options.validation_windows, folder.empty() ? "." : folder,
           std::move(state), std::move(resumed.trainer)};

@@ -21,11 +21,12 @@ std::optional<PreparedAbout> about_data(const std::vector<std::string>& files) {
 }
 
 void check_same(const Tokenizer& tokenizer, const PreparedAbout& about, const std::string& file) {
-  check(
-      tokenizer.definition() == about.tokenizer,
-      "'{}' was prepared with the tokenizer '{}', expected the '{}' of this run: prepare it again "
-      "with that one",
-      file, about.tokenizer_name, tokenizer.name());
+  check(tokenizer.definition() == about.tokenizer) ||
+      fail(
+          "'{}' was prepared with the tokenizer '{}', expected the '{}' of this run: prepare it "
+          "again "
+          "with that one",
+          file, about.tokenizer_name, tokenizer.name());
 }
 
 }  // namespace
@@ -44,10 +45,11 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const DataOptions& options, const Lo
   if (model != nullptr) {
     tokenizer = prepared ? find_tokenizer(*model, "") : require_tokenizer(*model, "");
     if (tokenizer != nullptr && about) {
-      check(tokenizer->definition() == about->tokenizer,
-            "'{}' was prepared with the tokenizer '{}', but the model's is '{}': prepare it with "
-            "the model's, or say with --tokenizer that the data's is right",
-            options.files.front(), about->tokenizer_name, tokenizer->name());
+      check(tokenizer->definition() == about->tokenizer) ||
+          fail(
+              "'{}' was prepared with the tokenizer '{}', but the model's is '{}': prepare it with "
+              "the model's, or say with --tokenizer that the data's is right",
+              options.files.front(), about->tokenizer_name, tokenizer->name());
     }
     if (tokenizer != nullptr) return tokenizer;
   }
@@ -57,15 +59,17 @@ std::unique_ptr<Tokenizer> choose_tokenizer(const DataOptions& options, const Lo
 }
 
 int64_t choose_vocabulary(const DataOptions& options, int64_t asked, const Tokenizer* tokenizer) {
-  check(tokenizer != nullptr || asked > 0,
-        "'{}' does not say which tokenizer made it: give its file with --tokenizer, or the number "
-        "of its tokens with --vocab",
-        options.files.empty() ? "" : options.files.front());
+  check(tokenizer != nullptr || asked > 0) ||
+      fail(
+          "'{}' does not say which tokenizer made it: give its file with --tokenizer, or the "
+          "number "
+          "of its tokens with --vocab",
+          options.files.empty() ? "" : options.files.front());
   if (asked == 0) return tokenizer->vocab_size();
-  check(tokenizer == nullptr || asked >= tokenizer->vocab_size(),
-        "--vocab {} is less than the {} tokens of the tokenizer '{}'", asked,
-        tokenizer == nullptr ? 0 : tokenizer->vocab_size(),
-        tokenizer == nullptr ? "" : tokenizer->name());
+  check(tokenizer == nullptr || asked >= tokenizer->vocab_size()) ||
+      fail("--vocab {} is less than the {} tokens of the tokenizer '{}'", asked,
+           tokenizer == nullptr ? 0 : tokenizer->vocab_size(),
+           tokenizer == nullptr ? "" : tokenizer->name());
   return asked;
 }
 
@@ -73,8 +77,8 @@ RunData::RunData(const DataOptions& options, std::unique_ptr<Tokenizer> tokenize
     : tokenizer_(std::move(tokenizer)) {
   const auto open = [&](const std::vector<std::string>& names) {
     const std::vector<std::filesystem::path> paths = paths_of(names);
-    check(tokenizer_ != nullptr || is_prepared(paths),
-          "no tokenizer for the text '{}': give its file with --tokenizer", names.front());
+    check(tokenizer_ != nullptr || is_prepared(paths)) ||
+        fail("no tokenizer for the text '{}': give its file with --tokenizer", names.front());
     TrainingData data = open_training_data(paths, tokenizer_.get(), pool);
     if (tokenizer_ != nullptr && data.prepared && data.prepared->about) {
       check_same(*tokenizer_, *data.prepared->about, names.front());
@@ -99,11 +103,13 @@ void RunData::check_ids(int64_t vocabulary, const DataProgress& progress) const 
       stopped = progress && !progress(done, data->tokens.size());
       return !stopped;
     });
-    check(!stopped, "interrupted while the ids of the data were checked: nothing was trained");
-    check(at < 0,
-          "token {} of the data is {}: the model has tokens 0 to {}; is the data made with its "
-          "tokenizer? A fresh model's vocabulary can be given with --vocab",
-          at, at < 0 ? 0 : data->tokens[at], vocabulary - 1);
+    check(!stopped) ||
+        fail("interrupted while the ids of the data were checked: nothing was trained");
+    check(at < 0) ||
+        fail(
+            "token {} of the data is {}: the model has tokens 0 to {}; is the data made with its "
+            "tokenizer? A fresh model's vocabulary can be given with --vocab",
+            at, at < 0 ? 0 : data->tokens[at], vocabulary - 1);
   }
 }
 

@@ -41,26 +41,30 @@ DType activation_type(const TrainOptions& options, Device device) {
 
 void validate(const TrainOptions& o) {
   constexpr int64_t kMost = int64_t{1} << 31;
-  check(o.context > 0 && o.batch > 0 && o.accumulation > 0,
-        "context {}, batch {} and accumulation {} should all be at least 1", o.context, o.batch,
-        o.accumulation);
-  check(o.context < kMost && o.batch < kMost && o.context * o.batch < kMost,
-        "a micro-batch of {} windows of {} tokens is too large: at most 2^31 tokens", o.batch,
-        o.context);
-  check(o.products == DType::kF32 || o.products == DType::kBF16,
-        "training in {} is not possible: f32 or bf16", name_of(o.products));
-  check(o.dropout >= 0 && o.dropout < 1, "dropout {} should be at least 0 and below 1", o.dropout);
-  check(o.l2wrap >= 0 && std::isfinite(o.l2wrap), "l2wrap {} should not be negative", o.l2wrap);
-  check(o.validation_fraction >= 0 && o.validation_fraction < 1,
-        "validation fraction {} should be at least 0 and below 1", o.validation_fraction);
+  check(o.context > 0 && o.batch > 0 && o.accumulation > 0) ||
+      fail("context {}, batch {} and accumulation {} should all be at least 1", o.context, o.batch,
+           o.accumulation);
+  check(o.context < kMost && o.batch < kMost && o.context * o.batch < kMost) ||
+      fail("a micro-batch of {} windows of {} tokens is too large: at most 2^31 tokens", o.batch,
+           o.context);
+  check(o.products == DType::kF32 || o.products == DType::kBF16) ||
+      fail("training in {} is not possible: f32 or bf16", name_of(o.products));
+  check(o.dropout >= 0 && o.dropout < 1) ||
+      fail("dropout {} should be at least 0 and below 1", o.dropout);
+  check(o.l2wrap >= 0 && std::isfinite(o.l2wrap)) ||
+      fail("l2wrap {} should not be negative", o.l2wrap);
+  check(o.validation_fraction >= 0 && o.validation_fraction < 1) ||
+      fail("validation fraction {} should be at least 0 and below 1", o.validation_fraction);
   check(o.optimizer.beta1 >= 0 && o.optimizer.beta1 < 1 && o.optimizer.beta2 >= 0 &&
-            o.optimizer.beta2 < 1,
-        "betas {} and {} should be at least 0 and below 1", o.optimizer.beta1, o.optimizer.beta2);
-  check(o.optimizer.epsilon > 0, "Adam's epsilon {} should be positive", o.optimizer.epsilon);
-  check(o.optimizer.weight_decay >= 0 && o.optimizer.clip >= 0,
-        "weight decay {} and clip {} should not be negative", o.optimizer.weight_decay,
-        o.optimizer.clip);
-  check(o.magic_prime >= 0, "the magic prime {} should not be negative", o.magic_prime);
+        o.optimizer.beta2 < 1) ||
+      fail("betas {} and {} should be at least 0 and below 1", o.optimizer.beta1,
+           o.optimizer.beta2);
+  check(o.optimizer.epsilon > 0) ||
+      fail("Adam's epsilon {} should be positive", o.optimizer.epsilon);
+  check(o.optimizer.weight_decay >= 0 && o.optimizer.clip >= 0) ||
+      fail("weight decay {} and clip {} should not be negative", o.optimizer.weight_decay,
+           o.optimizer.clip);
+  check(o.magic_prime >= 0) || fail("the magic prime {} should not be negative", o.magic_prime);
   validate(o.schedule);
 }
 
@@ -205,12 +209,13 @@ StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
     result.loss += *this->result<double>(i) / static_cast<double>(targets);
   }
   result.gradient_norm = *this->result<double>(count);
-  check(std::isfinite(result.loss), "the loss is {} at step {}: lower the learning rate",
-        result.loss, steps_done_ + 1);
-  check(std::isfinite(result.gradient_norm),
-        "the gradient is not finite at step {} (norm {}): lower the learning rate or clip more; "
-        "the last checkpoint is whole",
-        steps_done_ + 1, result.gradient_norm);
+  check(std::isfinite(result.loss)) ||
+      fail("the loss is {} at step {}: lower the learning rate", result.loss, steps_done_ + 1);
+  check(std::isfinite(result.gradient_norm)) ||
+      fail(
+          "the gradient is not finite at step {} (norm {}): lower the learning rate or clip more; "
+          "the last checkpoint is whole",
+          steps_done_ + 1, result.gradient_norm);
   ++steps_done_;
   return result;
 }

@@ -10,8 +10,8 @@ std::optional<WrittenWindows> write_windows(const std::filesystem::path& path, c
                                             const TrainOptions& options,
                                             const std::function<bool(int64_t steps)>& progress) {
   validate(options);
-  check(data.training().mask.empty(),
-        "the data has a mask, and windows are tokens only: prepare it without one (--no-mask)");
+  check(data.training().mask.empty()) ||
+      fail("the data has a mask, and windows are tokens only: prepare it without one (--no-mask)");
   // Any id that fits into the file: which model will read it is not known.
   const Loader loader = data.loader(options, int64_t{1} << 31);
   AtomicFile file(path);

@@ -45,12 +45,13 @@ void require_generation(const std::string& generation) {
 }
 
 void require_file(const fs::path& path) {
-  check(fs::exists(path), "its pair '{}' is missing", path.filename().string());
+  check(fs::exists(path)) || fail("its pair '{}' is missing", path.filename().string());
 }
 
 // The worst difference of a row of logits. NaN counts as infinite.
 double worst_difference(std::span<const float> actual, const std::vector<double>& expected) {
-  check(actual.size() == expected.size(), "{} logits, expected {}", actual.size(), expected.size());
+  check(actual.size() == expected.size()) ||
+      fail("{} logits, expected {}", actual.size(), expected.size());
   double worst = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     const double difference = std::abs(static_cast<double>(actual[i]) - expected[i]);
@@ -68,8 +69,9 @@ double check_logits(const Model& model, const std::vector<int32_t>& tokens,
     const auto found = expected.find(position);
     if (found == expected.end()) return;
     const double difference = worst_difference(row, found->second);
-    check(difference <= tolerance, "{}: logits after token {} differ by {:.3g}, tolerance {:.1g}",
-          way, position, difference, tolerance);
+    check(difference <= tolerance) ||
+        fail("{}: logits after token {} differ by {:.3g}, tolerance {:.1g}", way, position,
+             difference, tolerance);
     worst = std::max(worst, difference);
   };
   const auto count = static_cast<int64_t>(tokens.size());
@@ -120,14 +122,14 @@ std::string check_reference(const fs::path& json_path) {
   const Model model =
       model_from_tensors(model_tensors(open_checkpoint(weights)), MatrixType::kAsStored);
   check(model.config().generation == generation && model.config().layers == json.at("layers") &&
-            model.config().width == json.at("width") &&
-            model.config().vocabulary == json.at("vocab"),
-        "the checkpoint's sizes are not those of the json");
+        model.config().width == json.at("width") &&
+        model.config().vocabulary == json.at("vocab")) ||
+      fail("the checkpoint's sizes are not those of the json");
   std::map<int64_t, std::vector<double>> expected;
   for (const auto& [position, logits] : json.at("logits_after_token").items()) {
     expected[std::stoll(position)] = logits.get<std::vector<double>>();
   }
-  check(!expected.empty(), "it expects nothing");
+  check(!expected.empty()) || fail("it expects nothing");
   return check_everywhere(model, json.at("tokens").get<std::vector<int32_t>>(), expected);
 }
 
@@ -176,9 +178,9 @@ std::string check_tiny(const fs::path& path) {
 void check_relative(const std::string& what, double actual, double expected, double tolerance,
                     double scale = 0) {
   const double limit = tolerance * std::max(std::abs(expected), scale);
-  check(std::abs(actual - expected) <= limit,  // NaN fails
-        "{} is {:.9g}, expected {:.9g}: off by {:.2g} of it, tolerance {:.1g}", what, actual,
-        expected, std::abs(actual - expected) / std::max(std::abs(expected), scale), tolerance);
+  check(std::abs(actual - expected) <= limit) ||  // NaN fails
+      fail("{} is {:.9g}, expected {:.9g}: off by {:.2g} of it, tolerance {:.1g}", what, actual,
+           expected, std::abs(actual - expected) / std::max(std::abs(expected), scale), tolerance);
 }
 
 double norm_of(const TensorView& view) {
@@ -231,7 +233,7 @@ std::string check_training_on(const fs::path& json_path, Device device) {
     for (const auto& [name, expected] : json.at("first_gradient_norms").items()) {
       const auto found = std::find_if(parameters.begin(), parameters.end(),
                                       [&](const Parameter& p) { return p.spec.name == name; });
-      check(found != parameters.end(), "the model has no '{}'", name);
+      check(found != parameters.end()) || fail("the model has no '{}'", name);
       const double norm = norm_of(trainer.optimizer().gradient(found - parameters.begin()));
       check_relative("first gradient norm of " + name, norm, expected.get<double>(), 1e-3,
                      1e-3 * norms[0]);

@@ -95,7 +95,7 @@ void check_cuda(cudaError_t error, const char* what) {
 bool built() { return true; }
 const std::string& unavailable(int index) { return opened(index).unavailable; }
 void require(int index) {
-  check(unavailable(index).empty(), "no GPU can be used: {}", unavailable(index));
+  check(unavailable(index).empty()) || fail("no GPU can be used: {}", unavailable(index));
 }
 
 const Device& Device::get(int index) {

@@ -52,13 +52,13 @@ CrossEntropyResult cross_entropy(Context& ctx, const Tensor& x, const Weight& he
                                  Mirrored<int32_t> targets, const CrossEntropyOptions& options) {
   const TensorView& weight = head.product();
   const int64_t rows = x.rows(), vocabulary = weight.rows();
-  check(x.cols() == weight.cols(), "cross_entropy: x {} does not fit the head {}",
-        x.shape.to_string(), weight.shape.to_string());
+  check(x.cols() == weight.cols()) || fail("cross_entropy: x {} does not fit the head {}",
+                                           x.shape.to_string(), weight.shape.to_string());
   if (ctx.device != Device::kMeta) {
     for (int64_t t = 0; t < rows; ++t) {
-      check(targets[t] < vocabulary,
-            "target token {} at position {} is not below the vocabulary's size {}", targets[t], t,
-            vocabulary);
+      check(targets[t] < vocabulary) ||
+          fail("target token {} at position {} is not below the vocabulary's size {}", targets[t],
+               t, vocabulary);
     }
   }
   CrossEntropyForward forward{x, weight, targets, options.scale, options.l2wrap};

@@ -152,13 +152,13 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
   // What the products see of it.
   const int64_t columns = g.padded ? padded_rows(vocabulary) : vocabulary;
   const DType type = g.x.dtype;
-  check(g.weight.dtype == type && g.logits.dtype == type,
-        "cross_entropy on the GPU needs x, head and logits of one type, got {}, {} and {}",
-        name_of(type), name_of(g.weight.dtype), name_of(g.logits.dtype));
-  check(vocabulary < (int64_t{1} << 31), "cross_entropy: a vocabulary of {} is too large",
-        vocabulary);
-  check(columns <= stride, "cross_entropy: logits of {} columns, expected at least {}", stride,
-        columns);
+  check(g.weight.dtype == type && g.logits.dtype == type) ||
+      fail("cross_entropy on the GPU needs x, head and logits of one type, got {}, {} and {}",
+           name_of(type), name_of(g.weight.dtype), name_of(g.logits.dtype));
+  check(vocabulary < (int64_t{1} << 31)) ||
+      fail("cross_entropy: a vocabulary of {} is too large", vocabulary);
+  check(columns <= stride) ||
+      fail("cross_entropy: logits of {} columns, expected at least {}", stride, columns);
   const ArenaScope scope(*ctx.arena);
   auto* const largest = static_cast<float*>(ctx.arena->allocate(rows * 4));
   auto* const losses = g.losses.as<float>();

@@ -120,9 +120,9 @@ struct BackwardOp {
 template <class Body>
 void with_types(const DropoutForward& g, const Body& body) {
   check((!g.residual || g.residual.dtype == g.y.dtype) &&
-            (g.y.dtype == g.x.dtype || g.y.dtype == DType::kF32),
-        "dropout on the GPU takes residual and y of x's type or f32; x is {}, y {}",
-        name_of(g.x.dtype), name_of(g.y.dtype));
+        (g.y.dtype == g.x.dtype || g.y.dtype == DType::kF32)) ||
+      fail("dropout on the GPU takes residual and y of x's type or f32; x is {}, y {}",
+           name_of(g.x.dtype), name_of(g.y.dtype));
   with_type(g.x.dtype, "dropout", [&](auto type) {
     if (g.y.dtype == DType::kF32) {
       body(type, float{});

@@ -59,9 +59,9 @@ Tensor layer_norm(Context& ctx, const Tensor& x, const Tensor& weight, const Ten
 
 Tensor layer_norm_as(Context& ctx, DType y_type, const Tensor& x, const Tensor& weight,
                      const Tensor& bias, float epsilon) {
-  check(x.shape.rank() == 2 && weight.count() == x.cols() && bias.count() == x.cols(),
-        "layer_norm: x {} needs weight and bias of its width, got {} and {}", x.shape.to_string(),
-        weight.shape.to_string(), bias.shape.to_string());
+  check(x.shape.rank() == 2 && weight.count() == x.cols() && bias.count() == x.cols()) ||
+      fail("layer_norm: x {} needs weight and bias of its width, got {} and {}",
+           x.shape.to_string(), weight.shape.to_string(), bias.shape.to_string());
   const Tensor y = ctx.make(x.shape, y_type);
   const LayerNormForward forward{x,       weight, bias,
                                  epsilon, y,      ctx.make({x.rows(), 2}, ctx.wide_dtype())};

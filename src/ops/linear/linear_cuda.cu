@@ -236,12 +236,12 @@ bool takes_few_rows(const LinearForward& g, const Context& ctx) {
 }
 
 void check_types(const LinearForward& g) {
-  check(g.x.dtype == g.weight.dtype,
-        "linear on the GPU needs activations and weights of one type, got {} and {}",
-        name_of(g.x.dtype), name_of(g.weight.dtype));
-  check(!g.residual || (g.residual.dtype == DType::kF32 && g.y.dtype == DType::kF32),
-        "linear on the GPU adds a residual of f32 to y of f32, got {} and {}",
-        name_of(g.residual.dtype), name_of(g.y.dtype));
+  check(g.x.dtype == g.weight.dtype) ||
+      fail("linear on the GPU needs activations and weights of one type, got {} and {}",
+           name_of(g.x.dtype), name_of(g.weight.dtype));
+  check(!g.residual || (g.residual.dtype == DType::kF32 && g.y.dtype == DType::kF32)) ||
+      fail("linear on the GPU adds a residual of f32 to y of f32, got {} and {}",
+           name_of(g.residual.dtype), name_of(g.y.dtype));
 }
 
 void large(const LinearForward& g, Context& ctx) {

@@ -58,8 +58,8 @@ void* open_library() {
 }
 
 void check_status(cublasStatus_t status, const char* what) {
-  check(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt failed in {} (status {})", what,
-        static_cast<int>(status));
+  check(status == CUBLAS_STATUS_SUCCESS) ||
+      fail("cuBLASLt failed in {} (status {})", what, static_cast<int>(status));
 }
 
 const Library& library() {
@@ -68,7 +68,8 @@ const Library& library() {
     void* const file = open_library();
     const auto find = [&](auto& function, const char* name) {
       function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(file, name));
-      check(function != nullptr, "libcublasLt has no {}: it should be of CUDA 12 or later", name);
+      check(function != nullptr) ||
+          fail("libcublasLt has no {}: it should be of CUDA 12 or later", name);
     };
     find(l.create, "cublasLtCreate");
     find(l.destroy, "cublasLtDestroy");
@@ -184,9 +185,9 @@ Plan::Plan(cublasLtHandle_t handle, const DeviceProduct& p) : Plan() {
   int found = 0;
   const cublasStatus_t status = l.heuristic(handle, desc, a, b, c, c, preference, 1, &best, &found);
   l.preference_destroy(preference);
-  check(status == CUBLAS_STATUS_SUCCESS && found > 0,
-        "cuBLASLt knows no way to multiply [{}, {}] by [{}, {}] in {} to {} (status {})", p.m, p.k,
-        p.k, p.n, name_of(p.a.dtype), name_of(p.c_type), static_cast<int>(status));
+  check(status == CUBLAS_STATUS_SUCCESS && found > 0) ||
+      fail("cuBLASLt knows no way to multiply [{}, {}] by [{}, {}] in {} to {} (status {})", p.m,
+           p.k, p.k, p.n, name_of(p.a.dtype), name_of(p.c_type), static_cast<int>(status));
   algorithm = best.algo;
 }
 

@@ -27,10 +27,10 @@ double Wkv4Forward::exponent(std::string_view name) const {
 Tensor wkv4(Context& ctx, const Tensor& w, const Tensor& u, const Tensor& k, const Tensor& v,
             const Sequences& sequences, const Wkv4State& state) {
   const int64_t width = w.count();
-  check(
-      u.count() == width && k.cols() == width && v.shape == k.shape && sequences.rows() == k.rows(),
-      "wkv4: w {}, u {}, k {} and v {} do not fit {} tokens", w.shape.to_string(),
-      u.shape.to_string(), k.shape.to_string(), v.shape.to_string(), sequences.rows());
+  check(u.count() == width && k.cols() == width && v.shape == k.shape &&
+        sequences.rows() == k.rows()) ||
+      fail("wkv4: w {}, u {}, k {} and v {} do not fit {} tokens", w.shape.to_string(),
+           u.shape.to_string(), k.shape.to_string(), v.shape.to_string(), sequences.rows());
   const Tensor y = ctx.make(k.shape, k.dtype);
   Wkv4Forward forward{w,           u,          k,          v,           sequences,
                       state.a_in,  state.b_in, state.p_in, state.a_out, state.b_out,

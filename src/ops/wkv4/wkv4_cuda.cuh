@@ -634,8 +634,8 @@ struct Spread {
 // Rows, channels and blocks are counted with 32 bits.
 inline void check_size(const Wkv4Forward& g) {
   const int64_t rows = g.k.rows(), width = g.w.count();
-  check(rows < int64_t{1} << 30 && width < int64_t{1} << 28 && rows * width < int64_t{1} << 40,
-        "wkv4: {} tokens of {} channels are too many for one call on the GPU", rows, width);
+  check(rows < int64_t{1} << 30 && width < int64_t{1} << 28 && rows * width < int64_t{1} << 40) ||
+      fail("wkv4: {} tokens of {} channels are too many for one call on the GPU", rows, width);
 }
 
 // Whether a sequence has no tokens: the kernels find sequences by their rows and do not see it.
@@ -646,8 +646,8 @@ inline bool has_empty(const Sequences& sequences) {
   return false;
 }
 inline dim3 pass_grid(int64_t width, const Sequences& sequences) {
-  check(sequences.count < 65536, "wkv4: {} sequences, one call takes at most 65535 on the GPU",
-        sequences.count);
+  check(sequences.count < 65536) ||
+      fail("wkv4: {} sequences, one call takes at most 65535 on the GPU", sequences.count);
   return {static_cast<unsigned>(ceil_div(width, kWalkThreads)),
           static_cast<unsigned>(sequences.count)};
 }

@@ -44,7 +44,8 @@ class Tape {
   // Gives the memory of y's gradient to x, whose gradient is the same and has no other part yet:
   // nothing is written. False when that cannot be; then the caller writes to gradient_out(x).
   bool hand_on(const Tensor& y, const Tensor& x);
-  // Moves what arrived for `from` to `to`: how a checkpointed segment enters its second run.
+  // Moves what arrived for `from` to `to`, which has received nothing yet: how a checkpointed layer
+  // enters its second run. To itself: nothing happens.
   void move_gradient(const Tensor& from, const Tensor& to);
 
   // Runs the records from the last down to number `from`, and removes them.
@@ -69,7 +70,7 @@ class Tape {
     std::vector<Tensor> inputs, outputs;
     std::function<void()> backward;
   };
-  TensorView take(const Tensor& like);
+  TensorView take(const TensorType& type);
 
   Arena arena_;                                 // gradients of activations
   std::map<int64_t, std::vector<void*>> free_;  // by size in bytes: sizes repeat layer by layer

@@ -108,6 +108,12 @@ struct Context {
     tape->record(op, std::move(inputs), std::move(outputs), std::move(backward));
   }
 
+  // Many layers add to the gradient of x: it is summed in wide_dtype(). Of a layer's output, what
+  // layer() returned. Nothing happens without a tape.
+  void widen_gradient(const Tensor& x) {
+    if (recording()) tape->set_gradient_type(x, wide_dtype());
+  }
+
   // Runs a layer: `body` maps `inputs` to tensors of the types `outputs`; Error is thrown when they
   // are others. Without a tape, what `body` allocates is released at once and its results are
   // copied out; with gradient checkpointing, too, and the backward runs `body` a second time. A

@@ -12,6 +12,13 @@ void Tape::keep_gradient(const Tensor& tensor, const TensorView& memory, bool ac
   slot.accumulate_first = accumulate;
 }
 
+void Tape::set_gradient_type(const Tensor& tensor, DType type) {
+  if (tensor.id == 0) return;
+  Slot& slot = slots_[tensor.id];
+  assert(!slot.memory);
+  slot.type = type;
+}
+
 void Tape::record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs,
                   std::function<void()> backward) {
   for (const Tensor& input : inputs) {
@@ -38,7 +45,7 @@ TensorView Tape::take(const TensorType& type) {
 GradView Tape::gradient_out(const Tensor& x) {
   if (x.id == 0) return {};
   Slot& slot = slots_[x.id];
-  if (!slot.memory) slot.memory = take(x.type());
+  if (!slot.memory) slot.memory = take({x.shape, slot.type.value_or(x.dtype)});
   const bool first = !std::exchange(slot.written, true);
   return {slot.memory, first ? slot.accumulate_first : true};
 }
@@ -46,7 +53,8 @@ GradView Tape::gradient_out(const Tensor& x) {
 bool Tape::hand_on(const Tensor& y, const Tensor& x) {
   if (x.id == 0) return false;
   Slot &from = slots_[y.id], &to = slots_[x.id];
-  if (from.kept || !from.written || to.memory || to.kept || y.dtype != x.dtype) return false;
+  if (from.kept || !from.written || to.memory || to.kept) return false;
+  if (from.memory.dtype != to.type.value_or(x.dtype)) return false;
   to.memory = from.memory;
   to.written = true;
   from.memory = {};

@@ -34,8 +34,12 @@ void linear_forward(const LinearForward& g, Context& ctx) {
 }
 
 void linear_group_forward(const LinearGroupForward& g, Context& ctx) {
-  if (g.part[0].x.rows() > kFewRows || ctx.deterministic) {
-    for (int i = 0; i < g.count; ++i) linear_forward(g.part[i], ctx);
+  const std::span layers(g.part, g.count);
+  const bool few = std::all_of(layers.begin(), layers.end(), [](const LinearForward& layer) {
+    return layer.x.rows() <= kFewRows;
+  });
+  if (!few || ctx.deterministic) {
+    for (const LinearForward& layer : layers) linear_forward(layer, ctx);
     return;
   }
   FewRows products[kMaxLinears];

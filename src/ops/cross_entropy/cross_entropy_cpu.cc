@@ -4,6 +4,7 @@
 #define HWY_TARGET_INCLUDE "ops/cross_entropy/cross_entropy_cpu.cc"
 #include "hwy/foreach_target.h"  // must come before highway.h
 
+#include "core/convert.h"
 #include "core/simd-inl.h"
 #include "ops/cross_entropy/cross_entropy.h"
 #include "ops/linear/product_cpu.h"
@@ -91,7 +92,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
     const int64_t count = std::min(chunk, rows - first);
     TensorView x{g.x.as<float>() + first * width, DType::kF32, {count, width}};
     if (g.low_x) {
-      round_to_bfloat16(x, first_rows(g.low_x, count), ctx);
+      convert(x, first_rows(g.low_x, count), ctx.pool);
       x = first_rows(g.low_x, count);
     }
     product({.m = count,
@@ -126,7 +127,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
     if (backward == nullptr) continue;
     TensorView dlogits = first_rows(g.logits, count);
     if (g.low_logits) {
-      round_to_bfloat16(dlogits, first_rows(g.low_logits, count), ctx);
+      convert(dlogits, first_rows(g.low_logits, count), ctx.pool);
       dlogits = first_rows(g.low_logits, count);
     }
     if (backward->dx) {

@@ -9,6 +9,7 @@
 #include "benchmarks/random_model.h"
 #include "core/cpu_info.h"
 #include "core/timing.h"
+#include "inference/runner.h"
 #include "inference/session.h"
 #include "training/trainer.h"
 
@@ -36,30 +37,20 @@ DecodeResult bounded_by_reading(double seconds_per_step, double bandwidth, doubl
 
 DecodeResult decode_on_gpu(const DecodeJob& job, ThreadPool& pool) {
   const Model model = random_model(job.config, job.weights, job.device, pool);
-  const int64_t vocabulary = model.config().vocabulary;
-  State state(model.state_layout(), job.batch, DType::kF32, job.device);
-  Arena arena(memory_of(job.device));
-  Context ctx;
-  ctx.use(job.device, model.activation_type());
-  ctx.pool = &pool;
-  ctx.arena = &arena;
-  ctx.deterministic = job.deterministic;
-  const std::vector<int32_t> tokens = random_tokens(job.batch, vocabulary);
+  const std::vector<int32_t> tokens = random_tokens(job.batch, model.config().vocabulary);
   Batch batch;
   for (int64_t i = 0; i < job.batch; ++i) batch.add(std::span(tokens).subspan(i, 1), i, i);
-  const PlacedBatch placed(batch, vocabulary, ctx);
-  std::vector<int64_t> rows(job.batch);
-  std::iota(rows.begin(), rows.end(), 0);
-  const auto step = [&] {
-    arena.reset();
-    const Tensor x = model.forward(ctx, placed, {.state_in = &state, .state_out = &state});
-    model.logits(ctx, x, rows);
-  };
+  batch.wanted.resize(job.batch);
+  std::iota(batch.wanted.begin(), batch.wanted.end(), 0);
+  ModelRunner runner(model, pool, job.batch, job.deterministic);
+  for (int i = 0; i < 2; ++i) runner.forward(batch);  // kernel by kernel; recorded
   const double bandwidth = measure_read_rate(pool, job.bandwidth_bytes, job.device);
-  const double seconds = graph_seconds(ctx, job.rounds, job.tokens, step);
+  Context& ctx = runner.context();
+  const double seconds =
+      launch_seconds(*ctx.stream, job.rounds, job.tokens, [&] { runner.repeat(); });
   if (job.profile != nullptr) {
     ctx.profile = job.profile;
-    step();
+    runner.repeat();
   }
   return bounded_by_reading(seconds, bandwidth, bytes_per_step(model, job.batch), job.batch);
 }

@@ -4,9 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "core/context.h"
-#include "core/cuda/captured.h"
-#include "models/model.h"
+#include "inference/runner.h"
 
 namespace rookery {
 
@@ -26,37 +24,28 @@ class Session {
   // Tokens read since the empty state.
   int64_t position() const { return position_; }
   // One slot: copy it to fork a conversation, assign it to go back.
-  const State& state() const { return state_; }
+  const State& state() const { return runner_.states(); }
   void set_state(const State& state, int64_t position);
   void reset();
 
-  Context& context() { return ctx_; }
-  const Model& model() const { return model_; }
+  Context& context() { return runner_.context(); }
+  const Model& model() const { return runner_.model(); }
 
   // Tokens of a prompt that are read at once: enough to fill the device, so that memory does not
   // grow with the prompt.
   static constexpr int64_t kChunk = 512, kDeviceChunk = 4096;
-  int64_t chunk() const { return model_.device() == Device::kCuda ? kDeviceChunk : kChunk; }
+  int64_t chunk() const { return model().device() == Device::kCuda ? kDeviceChunk : kChunk; }
 
  private:
+  enum class Wanted { kNothing, kLast, kAll };
   // Before the state changes: a long prompt is read in several chunks.
   void check_ids(std::span<const int32_t> tokens) const;
-  // The logits after these tokens' last, or after each.
-  Tensor forward(std::span<const int32_t> tokens, bool all);
-  // The same for one token, captured on a GPU.
-  Tensor forward_one(int32_t token);
-  std::span<const float> on_host(const Tensor& logits);
+  // The logits after the last of these tokens, or after each.
+  Tensor forward(std::span<const int32_t> tokens, Wanted wanted);
 
-  const Model& model_;
-  State state_;
-  int64_t position_ = 0;
-  Arena arena_;
+  ModelRunner runner_;  // of one slot
   Batch batch_;
-  PlacedBatch placed_, one_;
-  cuda::Captured captured_;
-  Tensor one_logits_;  // of the last token that was read alone
-  Memory host_logits_;
-  Context ctx_;  // behind what its work uses
+  int64_t position_ = 0;
 };
 
 }  // namespace rookery

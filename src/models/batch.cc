@@ -19,6 +19,7 @@ void Batch::clear() {
   offsets.assign(1, 0);
   slot_in.clear();
   slot_out.clear();
+  wanted.clear();
   window = 0;
 }
 
@@ -32,8 +33,15 @@ bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, const Context& c
         fail("target token {} at position {} is not below the vocabulary's size {}",
              batch.targets[t], t, vocabulary);
   }
-  ctx.wait();
   const int64_t rows = batch.rows(), count = batch.count();
+  const auto wanted_count = static_cast<int64_t>(batch.wanted.size());
+  check(wanted_count <= rows) ||
+      fail("logits of {} rows are wanted of a batch of {}", wanted_count, rows);
+  for (const int32_t row : batch.wanted) {
+    check(row >= 0 && row < rows) ||
+        fail("logits of row {} are wanted of a batch of {} rows", row, rows);
+  }
+  ctx.wait();
   bool moved = rows != rows_ || ctx.device != device_;
   if (moved || count > capacity_) {
     // Room for twice as many sequences: where documents end differs from batch to batch.
@@ -47,7 +55,8 @@ bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, const Context& c
   const int64_t tokens = take(rows * 4), targets = take(rows * 4), of_row = take(rows * 4);
   const int64_t offsets = take((capacity_ + 1) * 8), in = take(capacity_ * 8);
   const int64_t out = take(capacity_ * 8);
-  bytes_ = end;
+  bytes_ = end + wanted_count * 4;  // training wants none, and sends none
+  const int64_t wanted = take(rows * 4);
   moved |= mirror_.reserve(ctx.device, end);
   std::copy(batch.tokens.begin(), batch.tokens.end(), mirror_.at<int32_t>(tokens));
   std::copy(batch.targets.begin(), batch.targets.end(), mirror_.at<int32_t>(targets));
@@ -58,8 +67,11 @@ bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, const Context& c
   std::copy(batch.offsets.begin(), batch.offsets.end(), mirror_.at<int64_t>(offsets));
   std::copy(batch.slot_in.begin(), batch.slot_in.end(), mirror_.at<int64_t>(in));
   std::copy(batch.slot_out.begin(), batch.slot_out.end(), mirror_.at<int64_t>(out));
+  std::copy(batch.wanted.begin(), batch.wanted.end(), mirror_.at<int32_t>(wanted));
   tokens_ = mirror_.mirrored<int32_t>(tokens);
   targets_ = mirror_.mirrored<int32_t>(targets);
+  wanted_ = mirror_.mirrored<int32_t>(wanted);
+  wanted_count_ = wanted_count;
   sequences_ = {count,
                 mirror_.mirrored<int64_t>(offsets),
                 mirror_.mirrored<int64_t>(in),

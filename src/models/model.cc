@@ -6,6 +6,7 @@
 
 #include "core/convert.h"
 #include "core/error.h"
+#include "ops/embedding/embedding.h"
 #include "ops/layer_norm/layer_norm.h"
 
 namespace rookery {
@@ -127,21 +128,12 @@ Tensor Model::output_norm(Context& ctx, const Tensor& x) const {
   return layer_norm(ctx, x, parameters_[count - 3], parameters_[count - 2], config_.norm_epsilon);
 }
 
-Tensor Model::logits(Context& ctx, const Tensor& x, std::span<const int64_t> rows) const {
+Tensor Model::logits(Context& ctx, const Tensor& x, Mirrored<int32_t> rows, int64_t count) const {
   assert(!ctx.recording());
-  const int64_t count = static_cast<int64_t>(rows.size());
-  const int64_t row_bytes = x.cols() * size_of(x.dtype);
-  const bool all =
-      count == x.rows() && (count == 0 || (rows[0] == 0 && rows[count - 1] == count - 1));
-  if (all && std::is_sorted(rows.begin(), rows.end())) {
-    return linear_as(ctx, ctx.wide_dtype(), output_norm(ctx, x), parameters_.back().weight());
-  }
-  const Tensor chosen = ctx.make({count, x.cols()}, x.dtype);
-  for (int64_t i = 0, run = 0; i < count; i += run) {  // neighbours together
-    for (run = 1; i + run < count && rows[i + run] == rows[i] + run;) ++run;
-    ctx.copy(static_cast<char*>(chosen.data) + i * row_bytes,
-             static_cast<const char*>(x.data) + rows[i] * row_bytes, run * row_bytes);
-  }
+  bool all = count == x.rows();
+  for (int64_t i = 0; i < count && all; ++i) all = rows[i] == i;
+  // The embedding's rows of a table serve here, too: the residual stream is the table.
+  const Tensor chosen = all ? x : embedding(ctx, rows, count, x);
   return linear_as(ctx, ctx.wide_dtype(), output_norm(ctx, chosen), parameters_.back().weight());
 }
 

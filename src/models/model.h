@@ -42,8 +42,7 @@ class Model {
   // time is in memory besides. Throws Error when there is no GPU, or it has too little memory.
   Model on_gpu(DType matrices, Device gpu = Device::kCuda) const;
   // Zeros in a GPU's memory, as on_gpu() would have them.
-  static Model zeros_on_gpu(const ModelConfig& config, DType matrices,
-                            Device gpu = Device::kCuda);
+  static Model zeros_on_gpu(const ModelConfig& config, DType matrices, Device gpu = Device::kCuda);
   // Where its parameters are.
   Device device() const { return device_; }
   // Of operators that run this model: BF16 when a GPU's matrices are BF16, else F32.
@@ -54,9 +53,9 @@ class Model {
   // The output norm: what the head reads.
   Tensor output_norm(Context& ctx, const Tensor& x) const;
   Weight head() const { return parameter("head.weight").weight(); }
-  // Logits [R, V], float32 or wider, of these rows of the residual stream, in this order; not for
-  // recording.
-  Tensor logits(Context& ctx, const Tensor& x, std::span<const int64_t> rows) const;
+  // Logits [count, V], float32 or wider, of these rows [count] of the residual stream, in this
+  // order; not for recording.
+  Tensor logits(Context& ctx, const Tensor& x, Mirrored<int32_t> rows, int64_t count) const;
   // For training: gives every parameter an id on the tape, and products a bfloat16 copy if `low`.
   void prepare_training(bool low);
   // Rounds the masters into the bfloat16 copies again, after the masters were written.

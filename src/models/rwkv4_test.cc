@@ -37,9 +37,9 @@ class Rwkv4Test : public ::testing::Test {
       batch.add(std::span(text).subspan(begin, length), 0, 0);
       begin += length;
       const Tensor x = model.forward(ctx, PlacedBatch(batch, kVocabulary, ctx), {&state, &state});
-      std::vector<int64_t> rows(length);
+      std::vector<int32_t> rows(length);
       std::iota(rows.begin(), rows.end(), 0);
-      const auto logits = elements(model.logits(ctx, x, rows));
+      const auto logits = elements(model.logits(ctx, x, rows.data(), length));
       result.insert(result.end(), logits.begin(), logits.end());
     }
     return result;
@@ -95,9 +95,9 @@ TEST_F(Rwkv4Test, PackedWithStrangersEqualsAlone) {
     batch.add(all.subspan(5, 1), 3, 3);
     batch.add(all.subspan(0, 9), 0, -1);
     const Tensor x = model.forward(ctx, PlacedBatch(batch, kVocabulary, ctx), {&state, &state});
-    std::vector<int64_t> rows(length);
+    std::vector<int32_t> rows(length);
     std::iota(rows.begin(), rows.end(), 70);
-    const auto logits = elements(model.logits(ctx, x, rows));
+    const auto logits = elements(model.logits(ctx, x, rows.data(), length));
     result.insert(result.end(), logits.begin(), logits.end());
   }
   compare_elements("logits", result, expected, 2e-5);

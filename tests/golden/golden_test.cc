@@ -144,8 +144,8 @@ std::vector<double> exact_logits(const Model& model, const std::vector<int32_t>&
   Batch batch;
   batch.add(tokens, -1, -1);
   const PlacedBatch placed(batch, exact.config().vocabulary, ctx);
-  const int64_t last = batch.rows() - 1;
-  const Tensor logits = exact.logits(ctx, exact.forward(ctx, placed, {}), std::span(&last, 1));
+  const auto last = static_cast<int32_t>(batch.rows() - 1);
+  const Tensor logits = exact.logits(ctx, exact.forward(ctx, placed, {}), &last, 1);
   return {logits.as<double>(), logits.as<double>() + logits.count()};
 }
 

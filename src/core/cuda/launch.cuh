@@ -94,6 +94,19 @@ __device__ __forceinline__ bfloat16 from_float<bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+// 2^x, to 2 units in the last place; 0 where that is denormal.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// To 1 unit in the last place.
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // kCount neighbouring numbers as floats. Vector accesses need addresses that are multiples of
 // kCount * sizeof(T) (at most 16): see is_aligned.
 template <class T, int kCount>
@@ -131,32 +144,12 @@ void with_type(DType dtype, const char* op, Body&& body) {
   }
 }
 
-// The sequences as kernels read them.
-struct DeviceSequences {
-  const int64_t *offsets, *slot_in, *slot_out;
-  const int32_t* of_row;
-
-  explicit DeviceSequences(const Sequences& s)
-      : offsets(s.offsets.device),
-        slot_in(s.slot_in.device),
-        slot_out(s.slot_out.device),
-        of_row(s.sequence_of_row) {}
-};
-// A state of one item, float32: element c of slot s.
-struct DeviceState {
-  float* data = nullptr;
-  int64_t stride = 0;
-
-  DeviceState() = default;
-  explicit DeviceState(const StateView& s) : data(static_cast<float*>(s.data)), stride(s.stride) {}
-  __device__ float& at(int64_t slot, int64_t c) const { return data[slot * stride + c]; }
-};
-
 constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    x += __shfl_xor_sync(0xffffffffu, x, distance);
+    x += __shfl_xor_sync(kAllLanes, x, distance);
   }
   return x;
 }

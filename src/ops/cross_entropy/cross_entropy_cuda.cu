@@ -25,9 +25,9 @@ __device__ __forceinline__ Softmax join(const Softmax& a, const Softmax& b) {
           second ? b.index : a.index};
 }
 __device__ __forceinline__ Softmax exchange(const Softmax& s, int distance) {
-  return {__shfl_xor_sync(0xffffffffu, s.largest, distance),
-          __shfl_xor_sync(0xffffffffu, s.sum, distance),
-          __shfl_xor_sync(0xffffffffu, s.index, distance)};
+  return {__shfl_xor_sync(kAllLanes, s.largest, distance),
+          __shfl_xor_sync(kAllLanes, s.sum, distance),
+          __shfl_xor_sync(kAllLanes, s.index, distance)};
 }
 
 // P neighbouring logits from column i on join what was seen before.

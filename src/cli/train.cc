@@ -82,7 +82,8 @@ std::string plan_text(const RunPlan& plan) {
   if (plan.on_gpu()) {
     line("scratch", amount(memory.scratch));
     line("on the GPU in all",
-         fmt::format("{} ({} free)", amount(plan.total_bytes()), amount(cuda::Device::get(plan.device.gpu).free_memory())));
+         fmt::format("{} ({} free)", amount(plan.total_bytes()),
+                     amount(cuda::Device::get(plan.device.gpu).free_memory())));
   }
   line("program, text", amount(plan.program));
   if (!plan.on_gpu()) line("in all", amount(plan.total_bytes()));

@@ -75,6 +75,13 @@ const testing::Environment* const prints_the_count =
   if (gpu.missed > (before))   \
   GTEST_SKIP() << "SKIPPED: comparisons on the GPU that were not made: " << gpu.missed - (before)
 
+// The logits of every row are wanted.
+PlacedBatch place_with_all_logits(Batch& batch, const Model& model, const Context& ctx) {
+  batch.wanted.resize(batch.rows());
+  std::iota(batch.wanted.begin(), batch.wanted.end(), 0);
+  return PlacedBatch(batch, model.config().vocabulary, ctx);
+}
+
 // ---- Comparing ----
 
 // |actual - expected| / |expected|; infinite if a number is NaN.
@@ -270,11 +277,10 @@ Outputs feed_packed(const Model& model, const Golden& golden) {
       batch.add(part, middle > 0 && half == 1 ? slot(s) : -1, slot(s));
       lengths[s] = static_cast<int64_t>(part.size());
     }
-    const PlacedBatch placed(batch, model.config().vocabulary, ctx.device);
+    const PlacedBatch placed = place_with_all_logits(batch, model, ctx);
     const Tensor x = model.forward(ctx, placed, {.state_in = &state, .state_out = &state});
-    std::vector<int64_t> rows(batch.rows());
-    std::iota(rows.begin(), rows.end(), 0);
-    const std::vector<double> logits = elements(model.logits(ctx, x, rows));
+    const std::vector<double> logits =
+        elements(model.logits(ctx, x, placed.wanted(), placed.wanted_count()));
     auto next = logits.begin();
     for (int64_t s = 0; s < count; ++s) {
       const auto end = next + lengths[s] * model.config().vocabulary;
@@ -386,13 +392,11 @@ TEST(OwnFiles, DefinitionsInDouble) {
     State state(model.state_layout(), golden.sequences(), DType::kF64);
     Batch batch;
     for (int64_t s = 0; s < golden.sequences(); ++s) batch.add(golden.sequence(s), -1, s);
-    const PlacedBatch placed(batch, model.config().vocabulary, ctx.device);
+    const PlacedBatch placed = place_with_all_logits(batch, model, ctx);
     const Tensor x = model.forward(ctx, placed, {.state_out = &state});
-    std::vector<int64_t> rows(batch.rows());
-    std::iota(rows.begin(), rows.end(), 0);
     Errors errors(golden.name + ", definitions in double");
-    errors.add("logits", elements(model.logits(ctx, x, rows)), golden.numbers.at("logits"),
-               kExactLimit);
+    errors.add("logits", elements(model.logits(ctx, x, placed.wanted(), placed.wanted_count())),
+               golden.numbers.at("logits"), kExactLimit);
     std::vector<StateItems> states;
     for (int64_t s = 0; s < golden.sequences(); ++s) states.push_back(items_of(state, s));
     compare_states(golden, states, false, kExactLimit, errors);
@@ -536,9 +540,9 @@ std::vector<double> exact_logits(const Model& model, const std::vector<int32_t>&
   ctx.arena = &arena;
   Batch batch;
   batch.add(tokens, -1, -1);
-  const PlacedBatch placed(batch, exact.config().vocabulary, ctx.device);
-  const int64_t last = batch.rows() - 1;
-  return elements(exact.logits(ctx, exact.forward(ctx, placed, {}), std::span(&last, 1)));
+  batch.wanted = {static_cast<int32_t>(batch.rows() - 1)};
+  const PlacedBatch placed(batch, exact.config().vocabulary, ctx);
+  return elements(exact.logits(ctx, exact.forward(ctx, placed, {}), placed.wanted(), 1));
 }
 
 KnownLogits trained_model(const fs::path& path, const TensorSource& source) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "core/convert.h"
+
 namespace rookery {
 namespace {
 
@@ -63,6 +65,23 @@ std::vector<double> elements(const StateView& view) {
     }
   }
   return values;
+}
+
+void write_elements(const std::vector<double>& values, const TensorView& view) {
+  std::vector<std::byte> narrow(view.bytes());
+  convert({const_cast<double*>(values.data()), DType::kF64, view.shape},
+          {narrow.data(), view.dtype, view.shape});
+  copy_bytes(view.data, narrow.data(), view.bytes());
+}
+
+void write_elements(const std::vector<double>& values, const StateView& view) {
+  for (int64_t s = 0; s < view.slots; ++s) {
+    const auto begin = values.begin() + s * view.width;
+    write_elements({begin, begin + view.width},
+                   TensorView{static_cast<char*>(view.data) + s * view.stride * size_of(view.dtype),
+                              view.dtype,
+                              {view.width}});
+  }
 }
 
 void note(Checker& checker, const std::string& op, const std::string& what,

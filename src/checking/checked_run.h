@@ -24,6 +24,9 @@ double element(const TensorView& view, int64_t i);
 // All elements of a dense tensor or of a state (slot by slot).
 std::vector<double> elements(const TensorView& view);
 std::vector<double> elements(const StateView& view);
+// The other direction, rounding to the view's type.
+void write_elements(const std::vector<double>& values, const TensorView& view);
+void write_elements(const std::vector<double>& values, const StateView& view);
 
 // What a visitor ignores unless it says otherwise: values that the forward keeps for the backward,
 // and small data that is never differentiated.
@@ -222,6 +225,19 @@ class CheckedForward {
       throw;
     }
     ++checker.checked;
+  }
+
+  // Checker::substitute.
+  void substitute(Args args, void (*ref)(const Args&)) {
+    ref(shadow_.args);
+    NamedViews views;
+    args.visit(views);
+    for (const NamedTensor& output : views.outputs) {
+      write_elements(elements(shadow_.outputs.at(output.name)), output.view);
+    }
+    for (const auto& [name, out] : views.states_out) {
+      write_elements(elements(shadow_.states_out.at(name)), out);
+    }
   }
 
  private:

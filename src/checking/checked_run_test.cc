@@ -351,5 +351,22 @@ TEST_F(WrongAnswers, OfABackwardAreNoticed) {
   }
 }
 
+TEST(CheckedForward, SubstituteWritesTheRoundedDefinition) {
+  float x[2] = {3, 1.0f / 3}, s[4] = {2, 0.1f, 5, 6}, out[5] = {-1, -1, 7, 8, 9};
+  BFloat16 y[2] = {};
+  SquareForward args{{x, DType::kF32, {2}},
+                     {y, DType::kBF16, {2}},
+                     {s, DType::kF32, 1, 2, 2},
+                     {out, DType::kF32, 1, 2, 3}};
+  CheckedForward<SquareForward> checked(args);
+  checked.substitute(args, &square_ref<double>);
+  const double third = x[1], tenth = s[1];
+  EXPECT_EQ(to_float(y[0]), 9);
+  EXPECT_EQ(to_float(y[1]), to_float(to_bfloat16(static_cast<float>(third * third))));
+  EXPECT_EQ(out[0], 7);
+  EXPECT_EQ(out[1], static_cast<float>(tenth * tenth + third));
+  EXPECT_EQ(out[2], 7) << "behind the slot";
+}
+
 }  // namespace
 }  // namespace rookery

@@ -67,8 +67,7 @@ void require_new_output(const fs::path& input, const fs::path& output,
   }
   check(!same) || fail("'{}' is the model that is read: choose another name", output.string());
   if (options.format == ModelFormat::kHuggingface) return require_new_folder(output);
-  check(options.replace || !fs::exists(output, error)) ||
-      fail("'{}' exists already: choose another name, or replace it with --force", output.string());
+  require_new_file(output, options.replace);
 }
 
 void check_format_holds(const ConversionOptions& options, const std::string& generation,

@@ -20,6 +20,7 @@
 #include "data/prepare.h"
 #include "data/summary.h"
 #include "data/training_data.h"
+#include "io/file.h"
 #include "reporting/numbers.h"
 #include "reporting/progress.h"
 #include "text/utf8_stream.h"
@@ -72,11 +73,8 @@ struct PrepareFlags {
 
 int prepare_data(const PrepareFlags& flags) {
   const fs::path name = prepared_name(flags.name).value_or(flags.name);
-  std::error_code absent;
   for (const fs::path& path : {bin_of(name), idx_of(name), mask_of(name), about_of(name)}) {
-    check(flags.force || !fs::exists(path, absent)) ||
-        fail("'{}' exists already: choose another name, or replace the data with --force",
-             path.string());
+    require_new_file(path, flags.force);
   }
   const std::vector<fs::path> inputs(flags.inputs.begin(), flags.inputs.end());
   int64_t total = 0;
@@ -237,9 +235,7 @@ struct WindowsFlags {
 int windows_file(WindowsFlags& flags) {
   TrainOptions& options = flags.options;
   options.order = parse_window_order(flags.order);
-  std::error_code absent;
-  check(flags.force || !fs::exists(flags.output, absent)) ||
-      fail("'{}' exists already: choose another name, or replace it with --force", flags.output);
+  require_new_file(flags.output, flags.force);
   ThreadPool pool(resolve_threads(*flags.threads));
   const RunData data(flags.data, choose_tokenizer(flags.data, nullptr), pool);
   const int64_t steps = options.schedule.total_steps;

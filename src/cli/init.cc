@@ -1,6 +1,5 @@
 // `rookery init`: a fresh checkpoint, to train from or to compare programs with.
 
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -9,6 +8,7 @@
 #include "checkpoints/fresh_model.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "io/file.h"
 #include "reporting/numbers.h"
 
 namespace rookery::cli {
@@ -41,9 +41,7 @@ ModelConfig config_of(const InitVerbOptions& options) {
 
 int init(const InitVerbOptions& options) {
   const ModelConfig config = config_of(options);
-  std::error_code absent;
-  check(options.force || !std::filesystem::exists(options.output, absent)) ||
-      fail("'{}' exists already: choose another name, or replace it with --force", options.output);
+  require_new_file(options.output, options.force);
   ThreadPool pool(default_threads());
   InitOptions init = options.init;
   if (options.dense_random) init.scheme = "random";

@@ -9,7 +9,6 @@
 
 #include "cli/commands.h"
 
-
 namespace {
 
 using namespace rookery;

@@ -163,9 +163,7 @@ int info(const TokenizerFlags& flags) {
 }
 
 int train(const TokenizerFlags& flags) {
-  std::error_code absent;
-  check(flags.force || !fs::exists(flags.output, absent)) ||
-      fail("'{}' exists already: choose another name, or replace it with --force", flags.output);
+  require_new_file(flags.output, flags.force);
   AtomicFile file(flags.output);  // a folder that cannot be written is found out before the work
   catch_signals();
   std::optional<Progress> progress;

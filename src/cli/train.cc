@@ -34,7 +34,7 @@ struct TrainFlags {
   std::shared_ptr<std::string> device;
 };
 
-std::string gigabytes(int64_t bytes) { return format_bytes(static_cast<double>(bytes)); }
+std::string amount(int64_t bytes) { return format_bytes(static_cast<double>(bytes)); }
 
 nlohmann::json plan_json(const RunPlan& plan) {
   const MemoryPlan& memory = plan.memory;
@@ -73,20 +73,20 @@ std::string plan_text(const RunPlan& plan) {
     head = "";
   };
   const MemoryPlan& memory = plan.memory;
-  line("weights", gigabytes(memory.weights));
-  if (memory.low_weights > 0) line("bfloat16 copies", gigabytes(memory.low_weights));
-  line("gradients", gigabytes(memory.gradients));
-  line("Adam's moments", gigabytes(memory.moments));
-  line("activations", gigabytes(memory.activations));
-  line("their gradients", gigabytes(memory.activation_gradients));
+  line("weights", amount(memory.weights));
+  if (memory.low_weights > 0) line("bfloat16 copies", amount(memory.low_weights));
+  line("gradients", amount(memory.gradients));
+  line("Adam's moments", amount(memory.moments));
+  line("activations", amount(memory.activations));
+  line("their gradients", amount(memory.activation_gradients));
   if (plan.on_gpu()) {
-    line("scratch", gigabytes(memory.scratch));
+    line("scratch", amount(memory.scratch));
     line("on the GPU in all",
-         fmt::format("{} ({} free)", gigabytes(plan.total_bytes()),
-                     gigabytes(cuda::Device::get(plan.device.gpu).free_memory())));
+         fmt::format("{} ({} free)", amount(plan.total_bytes()),
+                     amount(cuda::Device::get(plan.device.gpu).free_memory())));
   }
-  line("program, text", gigabytes(plan.program));
-  if (!plan.on_gpu()) line("in all", gigabytes(plan.total_bytes()));
+  line("program, text", amount(plan.program));
+  if (!plan.on_gpu()) line("in all", amount(plan.total_bytes()));
   return text;
 }
 

@@ -54,6 +54,9 @@ struct Checker {
   uint64_t seed = 1;
   // A comparison that rounding makes meaningless is an error; else it is only counted.
   bool strict = false;
+  // Nothing is compared. Instead a forward's definition, rounded to the tensors' types, takes the
+  // place of what the kernel computed: a run in double that is rounded between operators only.
+  bool substitute = false;
   // Called before the error is thrown, with the operator's inputs (float32).
   std::function<void(const std::string& op, const std::vector<NamedTensor>& inputs)> on_difference;
   struct Operator {
@@ -131,12 +134,20 @@ struct Context {
     tape->record(op, std::move(inputs), std::move(outputs), std::move(backward));
   }
 
-  // Runs a layer: `body` maps `inputs` to as many outputs of the same shapes. Without a tape, what
-  // it allocates is released at once and the outputs are copied out; with gradient checkpointing,
-  // too, and the backward runs `body` a second time. `body` must be repeatable and may be kept:
-  // capture by value.
+  // Many layers add to the gradient of x: it is summed in wide_dtype(). Of a layer's output, what
+  // layer() returned. Nothing happens without a tape.
+  void widen_gradient(const Tensor& x) {
+    if (recording()) tape->set_gradient_type(x, wide_dtype());
+  }
+
+  // Runs a layer: `body` maps `inputs` to tensors of the types `outputs`; Error is thrown when they
+  // are others. Without a tape, what `body` allocates is released at once and its results are
+  // copied out; with gradient checkpointing, too, and the backward runs `body` a second time. A
+  // result that is an input, or one of the results before it, is passed through without a copy.
+  // `body` must be repeatable and may be kept: capture by value.
   using Layer = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
-  std::vector<Tensor> layer(std::vector<Tensor> inputs, Layer body);
+  std::vector<Tensor> layer(const std::vector<Tensor>& inputs,
+                            const std::vector<TensorType>& outputs, Layer body);
 };
 
 }  // namespace rookery

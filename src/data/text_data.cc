@@ -131,10 +131,6 @@ TextData read_text(std::span<const std::filesystem::path> files, const Tokenizer
   check(tokens.size() >= 2) ||
       fail("the text has {} tokens: at least 2 are needed to predict one from the other",
            tokens.size());
-  data.hash = 14695981039346656037ull;
-  for (int64_t i = 0; i < tokens.size(); ++i) {
-    data.hash = (data.hash ^ static_cast<uint64_t>(tokens[i])) * 1099511628211ull;
-  }
   return data;
 }
 

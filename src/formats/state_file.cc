@@ -13,7 +13,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kVersion = 1;
+constexpr int64_t kVersion = 2;
 constexpr const char* kKey = "rookery_state";
 constexpr const char* kChecksum = "checksum";
 constexpr std::string_view kLogits = "logits";
@@ -195,8 +195,8 @@ SavedState read_state_file(const std::filesystem::path& path) {
   const int64_t version = told([&] { return whole<int64_t>(all.at("version")); });
   check(version == kVersion) ||
       fail(
-          "'{}' has version {} of the state format, this program reads version {}: use the program "
-          "that wrote it",
+          "'{}' has version {} of the state format, this program reads version {}: save the state "
+          "again, or use the program that wrote it",
           path.string(), version, kVersion);
   check(checksum != source.metadata.end() &&
         checksum->second == checksum_of(about->second, source.tensors)) ||

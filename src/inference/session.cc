@@ -33,15 +33,22 @@ Tensor Session::forward(std::span<const int32_t> tokens, Wanted wanted) {
   return logits;
 }
 
-std::span<const float> Session::feed(std::span<const int32_t> tokens) {
+std::span<const float> Session::feed(std::span<const int32_t> tokens, const Progress& progress) {
   check(!tokens.empty()) || fail("nothing to read: give at least one token");
   check_ids(tokens);
   const auto most = static_cast<size_t>(chunk());
-  while (tokens.size() > most) {
-    forward(tokens.first(most), Wanted::kNothing);
-    tokens = tokens.subspan(most);
+  size_t read = 0;
+  while (tokens.size() - read > most) {
+    forward(tokens.subspan(read, most), Wanted::kNothing);
+    read += most;
+    if (!progress) continue;
+    context().wait();  // read, and not only asked of the GPU
+    if (!progress(static_cast<int64_t>(read))) return {};
   }
-  return runner_.on_host(forward(tokens, Wanted::kLast));
+  const std::span<const float> logits =
+      runner_.on_host(forward(tokens.subspan(read), Wanted::kLast));
+  if (progress) progress(static_cast<int64_t>(tokens.size()));
+  return logits;
 }
 
 std::vector<float> Session::feed_all(std::span<const int32_t> tokens) {

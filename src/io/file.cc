@@ -167,6 +167,12 @@ void AtomicFile::commit() {
            path_.string(), reason(errno));
 }
 
+void require_new_file(const fs::path& path, bool replace) {
+  std::error_code absent;
+  check(replace || !fs::exists(path, absent)) ||
+      fail("'{}' exists already: choose another name, or replace it with --force", path.string());
+}
+
 std::string read_text_file(const fs::path& path) {
   const Descriptor file(open_to_read(path, 0));
   std::string text;

@@ -92,6 +92,7 @@ void run_forward(Context& ctx, const char* name, const Args& args, RefKernel<Arg
   CheckedForward<Args> checked(args);
   run_on_device(ctx, name, args, cpu, cuda);
   ctx.wait();
+  if (ctx.checker->substitute) return checked.substitute(args, ref_double);
   checked.compare(*ctx.checker, name, args, ref_double);
 }
 

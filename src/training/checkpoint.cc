@@ -13,6 +13,7 @@
 namespace rookery {
 namespace {
 
+constexpr int64_t kFormat = 2;
 constexpr std::string_view kFirstMoment = "optimizer.m.", kSecondMoment = "optimizer.v.";
 
 StoredTensor stored(std::string name, const TensorView& view) {
@@ -26,7 +27,7 @@ StoredTensor stored(std::string name, const TensorView& view) {
 
 nlohmann::json describe(const Model& model, const RunState& run) {
   const ModelConfig& config = model.config();
-  return {{"format", 1},
+  return {{"format", kFormat},
           {"generation", config.generation},
           {"tokenizer", run.tokenizer},
           {"step", run.step},
@@ -70,35 +71,31 @@ void copy_tensor(const TensorSource& source, const std::string& name, const Tens
 }  // namespace
 
 nlohmann::json to_json(const TrainOptions& o) {
-  nlohmann::json json = {{"context", o.context},
-                         {"batch", o.batch},
-                         {"accumulation", o.accumulation},
-                         {"products", name_of(o.products)},
-                         {"gradient_checkpointing", o.gradient_checkpointing},
-                         {"reset_documents", o.reset_documents},
-                         {"dropout", o.dropout},
-                         {"l2wrap", o.l2wrap},
-                         {"seed", o.seed},
-                         {"validation_fraction", o.validation_fraction},
-                         {"schedule",
-                          {{"kind", name_of(o.schedule.kind)},
-                           {"rate", o.schedule.rate},
-                           {"final_rate", o.schedule.final_rate},
-                           {"warmup_steps", o.schedule.warmup_steps},
-                           {"total_steps", o.schedule.total_steps},
-                           {"constant_steps", o.schedule.constant_steps}}},
-                         {"optimizer",
-                          {{"beta1", o.optimizer.beta1},
-                           {"beta2", o.optimizer.beta2},
-                           {"epsilon", o.optimizer.epsilon},
-                           {"weight_decay", o.optimizer.weight_decay},
-                           {"clip", o.optimizer.clip}}}};
-  // Only if it is another order than that of checkpoints which do not know any: their hash stays.
-  if (o.order != WindowOrder::kShuffled) {
-    json["order"] = name_of(o.order);
-    json["magic_prime"] = o.magic_prime;
-  }
-  return json;
+  return {{"context", o.context},
+          {"batch", o.batch},
+          {"accumulation", o.accumulation},
+          {"products", name_of(o.products)},
+          {"gradient_checkpointing", o.gradient_checkpointing},
+          {"reset_documents", o.reset_documents},
+          {"dropout", o.dropout},
+          {"l2wrap", o.l2wrap},
+          {"seed", o.seed},
+          {"validation_fraction", o.validation_fraction},
+          {"order", name_of(o.order)},
+          {"magic_prime", o.magic_prime},
+          {"schedule",
+           {{"kind", name_of(o.schedule.kind)},
+            {"rate", o.schedule.rate},
+            {"final_rate", o.schedule.final_rate},
+            {"warmup_steps", o.schedule.warmup_steps},
+            {"total_steps", o.schedule.total_steps},
+            {"constant_steps", o.schedule.constant_steps}}},
+          {"optimizer",
+           {{"beta1", o.optimizer.beta1},
+            {"beta2", o.optimizer.beta2},
+            {"epsilon", o.optimizer.epsilon},
+            {"weight_decay", o.optimizer.weight_decay},
+            {"clip", o.optimizer.clip}}}};
 }
 
 TrainOptions train_options_from_json(const nlohmann::json& json) {
@@ -114,10 +111,8 @@ TrainOptions train_options_from_json(const nlohmann::json& json) {
     json.at("l2wrap").get_to(o.l2wrap);
     json.at("seed").get_to(o.seed);
     json.at("validation_fraction").get_to(o.validation_fraction);
-    if (json.contains("order")) {
-      o.order = parse_window_order(json.at("order").get<std::string>());
-      json.at("magic_prime").get_to(o.magic_prime);
-    }
+    o.order = parse_window_order(json.at("order").get<std::string>());
+    json.at("magic_prime").get_to(o.magic_prime);
     const auto& schedule = json.at("schedule");
     o.schedule.kind = parse_schedule_kind(schedule.at("kind").get<std::string>());
     schedule.at("rate").get_to(o.schedule.rate);
@@ -193,6 +188,13 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     const auto metadata = source.metadata.find("rookery");
     check(metadata != source.metadata.end()) || fail("it holds no state of training");
     const nlohmann::json json = nlohmann::json::parse(metadata->second);
+    const int64_t format = json.at("format").get<int64_t>();
+    check(format == kFormat) ||
+        fail(
+            "it has version {} of the format of checkpoints, this program reads version {}: begin "
+            "a "
+            "new run with its weights (--model), or resume with the program that wrote it",
+            format, kFormat);
     RunState& run = resumed.run;
     run.options = train_options_from_json(json.at("options"));
     json.at("step").get_to(run.step);
@@ -200,14 +202,9 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     json.at("tokenizer").get_to(run.tokenizer);
     json.at("data").at("files").get_to(run.data_files);
     json.at("data").at("hash").get_to(run.data_hash);
-    // Older checkpoints were trained on bytes, and held out of their own text only.
-    if (json.at("data").contains("validation_files")) {
-      json.at("data").at("validation_files").get_to(run.validation_files);
-    }
+    json.at("data").at("validation_files").get_to(run.validation_files);
     const auto definition = source.metadata.find("tokenizer");
-    run.tokenizer_definition = definition != source.metadata.end() ? definition->second
-                               : run.tokenizer == "bytes"          ? "bytes"
-                                                                   : "";
+    run.tokenizer_definition = definition != source.metadata.end() ? definition->second : "";
     json.at("checkpoint_every").get_to(run.checkpoint_every);
     json.at("keep").get_to(run.keep);
     json.at("validate_every").get_to(run.validate_every);

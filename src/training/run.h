@@ -155,8 +155,8 @@ struct RunPlan {
     return flops_per_step() * static_cast<double>(options.schedule.total_steps);
   }
 };
-// Needs no folder, and no data either if the model is known without. Throws Error as begin() does
-// for options that do not fit each other or the data.
+// Needs no folder; without data a fresh model has the vocabulary that the options say, or that of
+// bytes. Throws Error as begin() does for options that do not fit each other or the data.
 RunPlan plan_run(RunOptions options, ThreadPool& pool);
 
 }  // namespace rookery

@@ -11,6 +11,15 @@
 #include "core/context.h"
 #include "core/error.h"
 
+namespace rookery {
+
+template <>
+constexpr DType dtype_of<__nv_bfloat16>() {
+  return DType::kBF16;
+}
+
+}  // namespace rookery
+
 namespace rookery::cuda {
 
 using bfloat16 = __nv_bfloat16;

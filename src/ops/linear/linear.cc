@@ -67,7 +67,8 @@ Tensor linear_as(Context& ctx, DType y_type, const Tensor& x, const Weight& w,
 }
 
 std::vector<Tensor> linear_group(Context& ctx, std::initializer_list<LinearPair> pairs) {
-  assert(pairs.size() >= 1 && pairs.size() <= kMaxLinears);
+  check(pairs.size() >= 1 && pairs.size() <= kMaxLinears) ||
+      fail("linear_group: {} layers, one call takes 1 to {}", pairs.size(), kMaxLinears);
   std::vector<Tensor> outputs(pairs.size());
   LinearGroupForward group;
   for (const LinearPair& pair : pairs) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
 #include <string_view>
 
 #include "core/context.h"
@@ -44,17 +45,20 @@ struct LinearForward {
   double roundings(std::string_view) const { return low_x ? 1 : 0; }
 };
 
-// Several linear layers that do not depend on each other.
-inline constexpr int kMaxLinears = 3;
+// Several linear layers that do not depend on each other; RWKV-7's time mixing has the most.
+inline constexpr int kMaxLinears = 8;
 struct LinearGroupForward {
   int count = 0;
   LinearForward part[kMaxLinears];
 
   template <class Visitor>
   void visit(Visitor& v) {
-    static constexpr const char* kX[] = {"x0", "x1", "x2"};
-    static constexpr const char* kWeight[] = {"weight0", "weight1", "weight2"};
-    static constexpr const char* kY[] = {"y0", "y1", "y2"};
+    static constexpr const char* kX[] = {"x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7"};
+    static constexpr const char* kWeight[] = {"weight0", "weight1", "weight2", "weight3",
+                                              "weight4", "weight5", "weight6", "weight7"};
+    static constexpr const char* kY[] = {"y0", "y1", "y2", "y3", "y4", "y5", "y6", "y7"};
+    static_assert(std::size(kX) == kMaxLinears && std::size(kWeight) == kMaxLinears &&
+                  std::size(kY) == kMaxLinears);
     for (int i = 0; i < count; ++i) {
       v.input(kX[i], part[i].x);
       v.input(kWeight[i], part[i].weight);
@@ -115,7 +119,8 @@ Tensor linear(Context& ctx, const Tensor& x, const Weight& w, const Tensor& resi
 Tensor linear_as(Context& ctx, DType y_type, const Tensor& x, const Weight& w,
                  const Tensor& residual = {});
 
-// linear() of each pair, together: for few rows the threads meet once.
+// linear() of each pair, together: for few rows the threads meet once. Throws Error for more pairs
+// than kMaxLinears, or none.
 struct LinearPair {
   Tensor x;
   Weight w;

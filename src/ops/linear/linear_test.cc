@@ -36,12 +36,28 @@ TEST_F(LinearTest, AGroupIsItsParts) {
   for (const bool deterministic : {false, true}) {
     ctx.deterministic = deterministic;
     for (const int64_t rows : {0, 1, 4, 9, 20}) {
-      LinearGroupForward group{3,
-                               {make_forward(rows, 40, 90, false), make_forward(rows, 40, 7, false),
-                                make_forward(rows, 33, 300, false)}};
-      EXPECT_FORWARD(linear_group, group);
+      for (const int count : {1, 2, 5, 8}) {
+        LinearGroupForward group{count, {}};
+        for (int i = 0; i < count; ++i) {
+          group.part[i] = make_forward(rows, 33 + 7 * (i % 2), 7 + 83 * (i % 3), false);
+        }
+        EXPECT_FORWARD(linear_group, group);
+      }
     }
   }
+}
+
+TEST_F(LinearTest, AGroupMayMixFewRowsAndMany) {
+  EXPECT_FORWARD(
+      linear_group,
+      (LinearGroupForward{2, {make_forward(3, 40, 9, false), make_forward(20, 33, 300, false)}}));
+}
+
+TEST_F(LinearTest, AGroupHasOneToEightLayers) {
+  const LinearPair pair{Tensor{random({2, 4})}, Weight{Tensor{random({3, 4})}, {}}};
+  EXPECT_EQ(linear_group(ctx, {pair, pair, pair, pair, pair, pair, pair, pair}).size(), 8u);
+  EXPECT_THROW(linear_group(ctx, {pair, pair, pair, pair, pair, pair, pair, pair, pair}), Error);
+  EXPECT_THROW(linear_group(ctx, {}), Error);
 }
 
 // Sizes at which the cut into panels leaves one of them small or empty.
@@ -131,10 +147,15 @@ TEST_F(LinearTest, GpuProductsMatchDefinition) {
         low.weight = numbers({outputs, inputs}, DType::kBF16);
         if (!residual) low.y = narrow({rows, outputs});
         EXPECT_CUDA_FORWARD(linear, low);
-        LinearGroupForward group{2, {low, low}};
-        group.part[1].y = narrow({rows, outputs});
-        group.part[0].residual = group.part[1].residual = {};
-        EXPECT_CUDA_FORWARD(linear_group, group);
+        for (const int count : {2, 8}) {
+          LinearGroupForward group{count, {}};
+          for (int i = 0; i < count; ++i) {
+            group.part[i] = low;
+            group.part[i].residual = {};
+            if (i > 0) group.part[i].y = narrow({rows, outputs});
+          }
+          EXPECT_CUDA_FORWARD(linear_group, group);
+        }
       }
     }
   }

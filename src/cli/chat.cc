@@ -1,5 +1,5 @@
 // `rookery chat`: a conversation on a terminal, or line by line through pipes. What is said and
-// kept is in Conversation; here are its flags, commands and signals.
+// kept is in generation/conversation.h; here are flags, commands and signals.
 
 #include <signal.h>
 #include <unistd.h>
@@ -18,13 +18,14 @@
 
 #include "checkpoints/load.h"
 #include "cli/commands.h"
-#include "cli/conversation.h"
 #include "cli/line_reader.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/sampling.h"
 #include "cli/signals.h"
-#include "cli/state_files.h"
+#include "generation/conversation.h"
+#include "generation/sampling.h"
+#include "generation/saved_state.h"
 #include "reporting/progress.h"
 #include "text/utf8_stream.h"
 
@@ -33,18 +34,13 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// The chat program that came with the Raven and World models.
-constexpr SamplingDefaults kDefaults = {.top_p = 0.3, .presence = 0.5, .frequency = 0.5};
-// What the model cards of RWKV-7 "G1" advise: thoughts need their words again and again.
-constexpr SamplingDefaults kDefaults7 = {.top_p = 0.5, .top_k = 100};
-
 struct ChatOptions {
   std::string model;
   std::shared_ptr<MatrixType> dtype;
   std::shared_ptr<int> threads;
   std::shared_ptr<std::string> device;
   std::shared_ptr<std::string> tokenizer;
-  std::shared_ptr<SamplingFlags> sampling;
+  std::shared_ptr<SamplingChoices> sampling;
   std::string chat_template, user = "User", assistant = "Assistant", system, think = "off";
   CLI::Option *user_option = nullptr, *assistant_option = nullptr;
   std::vector<std::string> stops;
@@ -228,7 +224,7 @@ class Chat {
     if (options_.json) {
       Json line = {{"text", answer.text}};
       if (!answer.thought.empty()) line["thought"] = answer.thought;
-      line["reason"] = answer.reason;
+      line["reason"] = name_of(answer.reason);
       line["kept"] = answer.kept;
       line["tokens"] = answer.tokens;
       line["prompt_tokens"] = answer.prompt_tokens;
@@ -240,8 +236,8 @@ class Chat {
     write("\n");
     if (!reader_.terminal()) return;
     if (!answer.kept) tell("message", "(interrupted before the answer: the question is forgotten)");
-    if (answer.kept && answer.reason == "interrupted") tell("message", "(interrupted)");
-    if (answer.reason == "length") {
+    if (answer.kept && answer.reason == EndReason::kInterrupted) tell("message", "(interrupted)");
+    if (answer.reason == EndReason::kLength) {
       tell("message", fmt::format("(cut at {} tokens: --max-tokens)", answer.tokens));
     }
   }
@@ -318,7 +314,7 @@ class Chat {
       set_option(sampling, change.substr(0, equals), change.substr(equals + 1));
     }
     conversation_.set_sampling(sampling);
-    tell("message", describe(conversation_.sampling()));
+    tell("message", to_string(conversation_.sampling()));
   }
   void info(std::string_view) {
     const ChatTemplate& chat = conversation_.chat();
@@ -329,7 +325,7 @@ class Chat {
                      conversation_.messages().size(), conversation_.tokens(),
                      format_bytes(static_cast<double>(conversation_.state().slot_bytes())),
                      conversation_.undo_steps(), conversation_.most_undo_steps(),
-                     describe(conversation_.sampling())));
+                     to_string(conversation_.sampling())));
   }
   void quit(std::string_view) { done_ = true; }
 
@@ -390,7 +386,6 @@ int chat(const ChatOptions& options) {
   } catch (const Error& error) {
     wrong_usage("--think: {}", error.what());
   }
-  const SamplingDefaults& defaults = model.config().generation == "7" ? kDefaults7 : kDefaults;
 
   std::optional<ThreadPool> pool;
   {
@@ -399,20 +394,20 @@ int chat(const ChatOptions& options) {
     pool.emplace(resolve_threads(*options.threads));
   }
   handle_signals(on_chat_signal);
-  Conversation conversation(model, *pool, *tokenizer, chat,
-                            sampler_options(*options.sampling, defaults, model, tokenizer.get()),
-                            conversation_options);
+  Conversation conversation(
+      model, *pool, *tokenizer, chat,
+      sampler_options_of(*options.sampling, chat_sampling(model.config()), model, tokenizer.get()),
+      conversation_options);
   if (!options.load_state.empty()) {
     const SavedState saved = load_state(options.load_state, model, tokenizer.get());
     conversation.load(saved, !options.sampling->seed);
-    check(
-        (options.chat_template.empty() && options.user_option->count() == 0 &&
-         options.assistant_option->count() == 0) ||
-            conversation.chat() == chat,
-        "the chat in '{}' goes by the template {} ({}, {}): leave out --template, --user-name and "
-        "--assistant-name",
-        options.load_state, conversation.chat().name, conversation.chat().user,
-        conversation.chat().assistant);
+    check((options.chat_template.empty() && options.user_option->count() == 0 &&
+           options.assistant_option->count() == 0) ||
+              conversation.chat() == chat,
+          "the chat in '{}' goes by the template {} ({}, {}): leave out --template, --user-name "
+          "and --assistant-name",
+          options.load_state, conversation.chat().name, conversation.chat().user,
+          conversation.chat().assistant);
   } else if (!conversation.begin(options.system, &signalled)) {
     fail("interrupted while the system text was read");
   }
@@ -434,11 +429,11 @@ int chat(const ChatOptions& options) {
 }  // namespace
 
 std::function<int()> add_chat(CLI::App& app) {
-  CLI::App* verb = add_verb(app, "chat", "Talk with a model",
-                            "  rookery chat raven.pth --tokenizer 20B_tokenizer.json\n"
-                            "  echo 'Hello!' | rookery chat runs/book --json\n"
-                            "  rookery chat runs/book --user-name ROMEO --assistant-name JULIET "
-                            "--save-state talk.state");
+  CLI::App* verb = add_verb(
+      app, "chat", "Talk with a model",
+      "  rookery chat raven.pth --tokenizer 20B_tokenizer.json\n"
+      "  echo 'Hello!' | rookery chat runs/book --json\n"
+      "  rookery chat runs/book --user-name ROMEO --assistant-name JULIET --save-state talk.state");
   auto options = std::make_shared<ChatOptions>();
   verb->add_option("MODEL", options->model, "A model file, or the folder of a training run")
       ->required()
@@ -497,7 +492,7 @@ std::function<int()> add_chat(CLI::App& app) {
   options->threads = add_threads(*verb);
   verb->add_flag("--deterministic", options->deterministic,
                  "Numbers that do not depend on how the text is cut; slower");
-  options->sampling = add_sampling(*verb, kDefaults);
+  options->sampling = add_sampling(*verb, kChatSampling);
   verb->footer(
       "The sampler's defaults for RWKV-7 are top-p 0.5, top-k 100 and no penalties. Penalties\n"
       "concern one answer. Without a terminal each line is a question, answers go to standard\n"

@@ -73,15 +73,23 @@ std::span<const float> Session::on_host(const Tensor& logits) {
   return {static_cast<const float*>(host_logits_.data()), static_cast<size_t>(logits.count())};
 }
 
-std::span<const float> Session::feed(std::span<const int32_t> tokens) {
+std::span<const float> Session::feed(std::span<const int32_t> tokens, const Progress& progress) {
   check(!tokens.empty(), "nothing to read: give at least one token");
   check_ids(tokens);
   const auto most = static_cast<size_t>(chunk());
-  while (tokens.size() > most) {
-    forward(tokens.first(most), false);
-    tokens = tokens.subspan(most);
+  size_t read = 0;
+  while (tokens.size() - read > most) {
+    forward(tokens.subspan(read, most), false);
+    read += most;
+    if (!progress) continue;
+    // Read, and not only asked of the GPU.
+    if (ctx_.device == Device::kCuda) cuda::synchronize();
+    if (!progress(static_cast<int64_t>(read))) return {};
   }
-  return on_host(tokens.size() == 1 ? forward_one(tokens[0]) : forward(tokens, false));
+  const auto rest = tokens.subspan(read);
+  const auto logits = on_host(rest.size() == 1 ? forward_one(rest[0]) : forward(rest, false));
+  if (progress) progress(static_cast<int64_t>(tokens.size()));
+  return logits;
 }
 
 std::vector<float> Session::feed_all(std::span<const int32_t> tokens) {

@@ -1,6 +1,7 @@
 // A conversation with a model: tokens in, logits out, the state in between. Knows ids, no text.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -14,10 +15,15 @@ class Session {
   // The model and the pool must outlive this. Starts from the empty state.
   Session(const Model& model, ThreadPool& pool, bool deterministic = false);
 
+  // Told how many of the tokens have been read; false stops the reading.
+  using Progress = std::function<bool(int64_t read)>;
+
   // Reads tokens and returns the logits after the last [V], valid until the next call. A prompt is
-  // read in chunks, so that memory does not grow with its length. Throws Error for no tokens or ids
-  // out of range.
-  std::span<const float> feed(std::span<const int32_t> tokens);
+  // read in chunks, so that memory does not grow with its length; `progress`, if there is one, is
+  // called after each. If it stops the reading before the last token, nothing is returned, and
+  // position() and state() are those after what was read. Throws Error, and reads nothing, for no
+  // tokens or ids out of range.
+  std::span<const float> feed(std::span<const int32_t> tokens, const Progress& progress = {});
   std::span<const float> feed(int32_t token) { return feed(std::span(&token, 1)); }
   // The logits after every token [tokens, V].
   std::vector<float> feed_all(std::span<const int32_t> tokens);

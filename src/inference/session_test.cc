@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "checking/operator_test.h"
 
@@ -35,6 +36,37 @@ TEST_F(SessionTest, PromptsLongerThanAChunkAndForks) {
   parts.reset();
   Session fresh(model_, pool_);
   EXPECT_EQ(parts.feed(3)[0], fresh.feed(3)[0]);
+}
+
+TEST_F(SessionTest, TellsOfProgressAndStopsBetweenChunks) {
+  Session session(model_, pool_), other(model_, pool_);
+  std::vector<int64_t> told;
+  const auto all = [&](int64_t read) {
+    told.push_back(read);
+    return true;
+  };
+  const auto logits = session.feed(tokens_, all);
+  EXPECT_EQ(told, (std::vector<int64_t>{512, 1024, 1300}));
+  const auto expected = other.feed(tokens_);
+  ASSERT_EQ(logits.size(), expected.size());
+  for (size_t i = 0; i < logits.size(); ++i) EXPECT_EQ(logits[i], expected[i]);
+
+  // Stopped: the state is that after the first chunk, and reading can go on from there.
+  session.reset();
+  other.reset();
+  EXPECT_TRUE(session.feed(tokens_, [](int64_t) { return false; }).empty());
+  EXPECT_EQ(session.position(), 512);
+  const std::span<const int32_t> text(tokens_);
+  other.feed(text.first(512));
+  EXPECT_EQ(std::memcmp(session.state().slot(0).data, other.state().slot(0).data,
+                        session.state().slot_bytes()),
+            0);
+  const auto rest = session.feed(text.subspan(512), all), same = other.feed(text.subspan(512));
+  for (size_t i = 0; i < rest.size(); ++i) EXPECT_EQ(rest[i], same[i]);
+  EXPECT_EQ(session.position(), 1300);
+
+  // After the last chunk there is nothing to stop.
+  EXPECT_FALSE(session.feed(text.first(5), [](int64_t) { return false; }).empty());
 }
 
 TEST_F(SessionTest, EveryOperatorOfATokenAgreesOnAGpu) {

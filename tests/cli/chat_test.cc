@@ -157,7 +157,7 @@ TEST_F(Chat, Commands) {
                                           "top-p is 2",
                                           "no option 'x'",
                                           "expected NAME=VALUE",
-                                          "'x' is no whole",
+                                          "expected a whole number",
                                           "absent",
                                           "cannot name",
                                           "there is no command /sing"};

@@ -5,9 +5,8 @@
 //   USER: question\n\nASSISTANT: answer\n\n
 // and nothing behind it, whatever ended the answer:
 //   * a stop text: the model has already read its beginning when its end shows what it is. The
-//   state
-//     from before the first token of it is put back, and then the rest of the answer and the blank
-//     line are read, as the template encodes them;
+//     state from before the first token of it is put back, and then the rest of the answer and the
+//     blank line are read, as the template encodes them;
 //   * token 0, the limit of tokens, an interruption: what was held back belongs to the answer, but
 //     for line breaks at its end; the blank line is read.
 // transcript() are the ids that were read.
@@ -22,12 +21,15 @@
 #include <string_view>
 #include <vector>
 
-#include "cli/state_files.h"
+#include "generation/generator.h"
+#include "generation/saved_state.h"
 #include "inference/sampler.h"
 #include "inference/session.h"
+#include "models/model.h"
 #include "text/chat_template.h"
+#include "tokenizers/tokenizer.h"
 
-namespace rookery::cli {
+namespace rookery {
 
 struct ConversationOptions {
   int64_t most_tokens = 1000;  // of an answer
@@ -39,7 +41,7 @@ struct ConversationOptions {
 
 struct Answer {
   std::string text, thought;
-  std::string_view reason;  // "stop", "end" (token 0), "length" or "interrupted"
+  EndReason reason = EndReason::kInterrupted;
   int64_t tokens = 0, prompt_tokens = 0;
   // False: interrupted before the answer began. The conversation is as it was before the question.
   bool kept = true;
@@ -131,8 +133,6 @@ class Conversation {
   Branch copy() const;
   void take(Branch branch);
   void set_random_position(uint64_t position);
-  // The last logits; empty if interrupted.
-  std::span<const float> read(std::span<const int32_t> ids, const Stop& stop);
   Answer exchange(const std::string& question, const Show& show, const Stop& stop);
 
   const Model& model_;
@@ -145,4 +145,4 @@ class Conversation {
   std::map<std::string, Branch, std::less<>> kept_;
 };
 
-}  // namespace rookery::cli
+}  // namespace rookery

@@ -1,6 +1,6 @@
 // The state of a conversation against that of a model which reads the whole transcript in one go,
 // bit for bit.
-#include "cli/conversation.h"
+#include "generation/conversation.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include "checking/files_for_tests.h"
 #include "tokenizers/bytes.h"
 
-namespace rookery::cli {
+namespace rookery {
 namespace {
 
 // Bytes, and some longer tokens as GPT-NeoX and World have them: the longest match counts.
@@ -110,7 +110,7 @@ class ConversationTest : public ::testing::Test {
     };
     const Answer answer = conversation.ask(
         "hi", [&](std::string_view text) { shown += text; }, stop);
-    EXPECT_EQ(answer.reason, reason);
+    EXPECT_EQ(name_of(answer.reason), reason);
     EXPECT_TRUE(answer.kept);
     EXPECT_TRUE(equal(conversation.state(), state_after(conversation.transcript())));
     EXPECT_EQ(shown.substr(0, shown.find_last_not_of(" \n") + 1), answer.text);
@@ -195,7 +195,7 @@ TEST_F(ConversationTest, StateIsThatOfTheTranscript) {
     for (int turn = 0; turn < 30; ++turn) {
       const Answer answer =
           conversation.ask(fmt::format("question {}\n\n?", turn), ignore_, never_);
-      stopped += answer.reason == "stop" ? 1 : 0;
+      stopped += answer.reason == EndReason::kStop ? 1 : 0;
       EXPECT_TRUE(equal(conversation.state(), state_after(conversation.transcript())));
       EXPECT_EQ(conversation.tokens(), static_cast<int64_t>(conversation.transcript().size()));
     }
@@ -318,7 +318,7 @@ TEST_F(ConversationTest, InterruptedBeforeTheAnswerNothingChanges) {
     const Answer answer =
         conversation.ask(long_question, ignore_, [&] { return asked++ >= after; });
     EXPECT_FALSE(answer.kept);
-    EXPECT_EQ(answer.reason, "interrupted");
+    EXPECT_EQ(answer.reason, EndReason::kInterrupted);
     EXPECT_TRUE(equal(conversation.state(), before));
     EXPECT_EQ(conversation.transcript(), ids);
     EXPECT_EQ(conversation.undo_steps(), 1);
@@ -433,4 +433,4 @@ TEST_F(ConversationTest, ThoughtsAreShownAndSplitOff) {
 }
 
 }  // namespace
-}  // namespace rookery::cli
+}  // namespace rookery

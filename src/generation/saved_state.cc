@@ -1,4 +1,4 @@
-#include "cli/state_files.h"
+#include "generation/saved_state.h"
 
 #include <algorithm>
 #include <cstring>
@@ -6,7 +6,7 @@
 #include "io/file.h"
 #include "models/fingerprint.h"
 
-namespace rookery::cli {
+namespace rookery {
 namespace {
 
 std::vector<std::pair<std::string, int64_t>> sizes_of(const ModelConfig& config) {
@@ -68,8 +68,8 @@ SavedState load_state(const std::filesystem::path& path, const Model& model,
         path.string(), problem);
   const std::string name(tokenizer == nullptr ? "" : tokenizer->name());
   check(saved.tokenizer.empty() || name.empty() || saved.tokenizer == name,
-        "'{}' was made with the tokenizer {}, this one is {}: give --tokenizer", path.string(),
-        saved.tokenizer, name);
+        "'{}' was made with the tokenizer {}, this one is {}: use the tokenizer it was made with",
+        path.string(), saved.tokenizer, name);
   const std::vector<StateItem>& items = model.state_layout().items;
   bool fits = items.size() == saved.items.size();
   for (size_t i = 0; fits && i < items.size(); ++i) {
@@ -115,4 +115,4 @@ void restore_sampler(const SavedSampler& saved, Sampler& sampler) {
 
 void check_writable(const std::filesystem::path& path) { AtomicFile(path).size(); }
 
-}  // namespace rookery::cli
+}  // namespace rookery

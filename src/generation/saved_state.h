@@ -10,15 +10,15 @@
 #include "models/model.h"
 #include "tokenizers/tokenizer.h"
 
-namespace rookery::cli {
+namespace rookery {
 
 // The state (one slot) of `model` after `tokens` tokens, as a file holds it. `tokenizer` may be
 // null.
 SavedState saved_state(const Model& model, const Tokenizer* tokenizer, const State& state,
                        int64_t tokens);
 
-// Reads the file. Throws Error if it is none of this model: of another generation, size, weights or
-// tokenizer, or with items that the generation does not have. `tokenizer` may be null.
+// Reads the file. Throws Error if it is not a state of this model: of another generation, size,
+// weights or tokenizer, or with items that the generation does not have. `tokenizer` may be null.
 SavedState load_state(const std::filesystem::path& path, const Model& model,
                       const Tokenizer* tokenizer);
 // The numbers of what load_state() gave.
@@ -32,4 +32,4 @@ void restore_sampler(const SavedSampler& saved, Sampler& sampler);
 // Throws Error, as writing would, if the file cannot be written: before the work and not after it.
 void check_writable(const std::filesystem::path& path);
 
-}  // namespace rookery::cli
+}  // namespace rookery

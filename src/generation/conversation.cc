@@ -1,14 +1,14 @@
-#include "cli/conversation.h"
+#include "generation/conversation.h"
 
 #include <algorithm>
 #include <cassert>
 #include <optional>
 #include <utility>
 
-#include "text/stop_matcher.h"
+#include "core/error.h"
 #include "text/utf8_stream.h"
 
-namespace rookery::cli {
+namespace rookery {
 namespace {
 
 constexpr size_t kMostBranches = 32;
@@ -24,17 +24,7 @@ class Display {
     if (!mark_ && !think.begun.empty()) push(think.begun);
   }
 
-  void push(std::string_view bytes) {
-    const std::string text = utf8_.push(bytes);
-    pass(text);
-  }
-  void finish() {
-    const std::string text = utf8_.finish();
-    pass(text);
-  }
-
- private:
-  void pass(std::string_view text) {
+  void push(std::string_view text) {
     while (!begun_ && !text.empty()) {
       const char c = text.front();
       const bool skipped = c == ' ' || c == '\n' || c == '\t' || (mark_ && c == '>');
@@ -45,8 +35,8 @@ class Display {
     if (!text.empty()) show_(text);
   }
 
+ private:
   const Conversation::Show& show_;
-  Utf8Stream utf8_;
   bool begun_ = false, mark_ = false;
 };
 
@@ -101,17 +91,6 @@ void Conversation::take(Branch branch) {
   branch_.state = State();
 }
 
-std::span<const float> Conversation::read(std::span<const int32_t> ids, const Stop& stop) {
-  std::span<const float> logits;
-  while (!ids.empty()) {
-    if (stop()) return {};
-    const auto chunk = ids.first(std::min<size_t>(ids.size(), session_.chunk()));
-    logits = session_.feed(chunk);
-    ids = ids.subspan(chunk.size());
-  }
-  return logits;
-}
-
 bool Conversation::begin(std::string_view system, const Stop& stop) {
   Branch fresh;
   fresh.chat = branch_.chat;
@@ -123,7 +102,8 @@ bool Conversation::begin(std::string_view system, const Stop& stop) {
   }
   Branch before = copy();
   take(std::move(fresh));
-  if (branch_.ids.empty() || !read(branch_.ids, stop).empty()) return true;
+  if (branch_.ids.empty() || !read_prompt(session_, branch_.ids, {.stop = stop}).empty())
+    return true;
   take(std::move(before));
   return false;
 }
@@ -155,75 +135,54 @@ Answer Conversation::exchange(const std::string& question, const Show& show, con
   const ChatTemplate& chat = branch_.chat;
   std::vector<int32_t> prompt;
   encode_chat(chat, tokenizer_, user_block(chat, question, options_.think), prompt);
-  Answer answer;
-  answer.prompt_tokens = static_cast<int64_t>(prompt.size());
-  std::span<const float> logits = read(prompt, stop);
-  if (logits.empty()) {
-    answer.reason = "interrupted";
-    answer.kept = false;
-    return answer;
-  }
-  set_random_position(sampler_.state().random_position);
 
-  StopMatcher matcher(options_.stops.empty() ? chat_stops(chat) : options_.stops);
-  Display display(show, options_.think);
   std::vector<int32_t> made;
   std::vector<size_t> begins;  // where the bytes of each token begin
   std::string bytes;           // of all of them
-  size_t clear = 0;            // of these so many bytes cannot be part of a stop
-  size_t have_read = 0;        // tokens
-  // Before the token that byte number `clear` belongs to, or before an earlier one.
+  size_t certain = 0;          // of these so many cannot be part of a stop
+  // Before the token that byte number `certain` belongs to, or before an earlier one.
   struct Mark {
     State state;
     int64_t position = 0;
-    size_t have_read = 0;
+    size_t have_read = 0;  // tokens
   };
   std::optional<Mark> mark;
-  while (true) {
-    if (stop()) {
-      answer.reason = "interrupted";
-      break;
-    }
-    if (answer.tokens == options_.most_tokens) {
-      answer.reason = "length";
-      break;
-    }
-    if (have_read < made.size()) logits = session_.feed(made[have_read++]);
-    const int64_t id = sampler_.sample(logits).id;
-    if (id == 0) {
-      answer.reason = "end";
-      break;
-    }
-    sampler_.accept(id);
-    ++answer.tokens;
-    const std::string_view piece = tokenizer_.bytes_of(static_cast<int32_t>(id));
-    made.push_back(static_cast<int32_t>(id));
+  Display display(show, options_.think);
+  const auto take_piece = [&](const Piece& piece) {
+    made.push_back(static_cast<int32_t>(piece.choice.id));
     begins.push_back(bytes.size());
-    bytes += piece;
-    const std::string passed = matcher.push(piece);
-    clear += passed.size();
-    if (clear >= begins.back() && clear < bytes.size()) {
-      mark = {session_.state(), session_.position(), have_read};
+    bytes += piece.bytes;
+    certain = static_cast<size_t>(piece.certain_bytes);
+    // The session reads a token when the next one is wanted.
+    if (certain >= begins.back() && certain < bytes.size()) {
+      mark = {session_.state(), session_.position(), made.size() - 1};
     }
-    display.push(passed);
-    if (matcher.stopped()) {
-      answer.reason = "stop";
-      break;
-    }
-  }
-  if (made.empty() && answer.reason == "interrupted") {
-    answer.kept = false;
-    return answer;
-  }
+    display.push(piece.text);
+  };
+  set_random_position(sampler_.state().random_position);
+  Generator generator(sampler_, &tokenizer_,
+                      {.most_tokens = options_.most_tokens,
+                       .stops = options_.stops.empty() ? chat_stops(chat) : options_.stops});
+  const Generated generated =
+      generate(session_, generator, prompt, {.piece = take_piece, .stop = stop});
 
-  size_t end = clear;  // of the answer
-  if (!matcher.stopped()) {
+  Answer answer;
+  answer.reason = generated.reason;
+  answer.tokens = generated.tokens;
+  answer.prompt_tokens = static_cast<int64_t>(prompt.size());
+  answer.kept = generated.tokens > 0 || generated.reason != EndReason::kInterrupted;
+  if (!answer.kept) return answer;
+
+  size_t end = certain;  // of the answer
+  if (answer.reason != EndReason::kStop) {
     end = bytes.size();
-    while (end > clear && bytes[end - 1] == '\n') --end;
-    display.push(std::string_view(bytes).substr(clear, end - clear));
+    while (end > certain && bytes[end - 1] == '\n') --end;
   }
-  display.finish();
+  std::string_view shown = generated.rest;
+  while (shown.ends_with('\n')) shown.remove_suffix(1);
+  display.push(shown);
 
+  size_t have_read = made.size() - (generated.unread ? 1 : 0);
   begins.push_back(bytes.size());
   size_t whole = 0;  // tokens that hold nothing but the answer
   while (whole < made.size() && begins[whole + 1] <= end) ++whole;
@@ -353,4 +312,4 @@ void Conversation::load(const SavedState& saved, bool sampler) {
   take(std::move(loaded));
 }
 
-}  // namespace rookery::cli
+}  // namespace rookery

@@ -107,8 +107,10 @@ SamplerOptions sampler_options(const SamplingFlags& flags, const SamplingDefault
   options.frequency = flags.frequency.value_or(bytes ? 0 : defaults.frequency);
   if (tokenizer != nullptr) {
     options.penalty_free_ids = penalty_free_ids(*tokenizer);
-    // Rows of the head that only fill it up to a round size: they stand for no bytes.
-    for (int64_t id = tokenizer->vocab_size(); id < vocabulary; ++id) options.banned.push_back(id);
+    // Rows of the head that only fill it up to a round size.
+    for (int64_t id = tokenizer->padding_begin(); id < vocabulary; ++id) {
+      options.banned.push_back(id);
+    }
   }
   return options;
 }

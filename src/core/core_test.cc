@@ -10,7 +10,6 @@
 #include "core/arena.h"
 #include "core/convert.h"
 #include "core/random.h"
-#include "core/tape.h"
 #include "core/threads.h"
 
 namespace rookery {
@@ -160,31 +159,6 @@ TEST(DType, RoundsToNearestEven) {
   EXPECT_TRUE(std::isinf(to_float(to_float16(65520.0f))));
   EXPECT_EQ(to_float(to_float16(0x1p-25f)), 0.0f);  // a tie with zero
   EXPECT_EQ(to_float(to_float16(0x1.8p-25f)), 0x1p-24f);
-}
-
-// y = 2 x + x (a fork), z = y used twice: each writer after the first must add.
-TEST(Tape, AddsAtForksAndReportsEachParameterOnce) {
-  Tape tape;
-  float grads[1] = {7};
-  const Tensor x{{nullptr, DType::kF32, {1}}, -1}, a{{nullptr, DType::kF32, {1}}, 1},
-      b{{nullptr, DType::kF32, {1}}, 2};
-  std::vector<int64_t> complete;
-  tape.on_gradient_complete = [&](int64_t id) { complete.push_back(id); };
-  tape.keep_gradient(x, {grads, DType::kF32, {1}}, /*accumulate=*/true);
-  const auto write = [&](const Tensor& to, float value) {
-    const GradView out = tape.gradient_out(to);
-    out.as<float>()[0] = out.accumulate ? out.as<float>()[0] + value : value;
-  };
-  tape.record("first", {x}, {a}, [&] { write(x, 2 * tape.gradient(a).as<float>()[0]); });
-  tape.record("second", {x, a}, {b}, [&] {
-    write(x, 10);
-    write(a, 3);
-    write(a, 1);
-  });
-  EXPECT_EQ(tape.backward_order(), (std::vector<std::string>{"second", "first"}));
-  tape.run_backward();
-  EXPECT_EQ(grads[0], 7 + 10 + 2 * 4);
-  EXPECT_EQ(complete, std::vector<int64_t>{-1});
 }
 
 }  // namespace

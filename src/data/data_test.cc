@@ -195,6 +195,48 @@ TEST(Loader, AnEpochVisitsEveryWindowOnce) {
   EXPECT_FALSE(std::is_sorted(orders[0].begin(), orders[0].end()));
 }
 
+// The numbers of another program that follows the description: Philox, a Feistel network, an offset
+// below the context. A resumed run needs this order as it was.
+TEST(Loader, TheShuffledOrderStays) {
+  const std::vector<uint8_t> tokens(1000, 1);
+  const Loader loader(tokens, {.context = 30, .seed = 4});
+  for (const auto& [sample, start] : std::vector<std::pair<int64_t, int64_t>>{
+           {0, 943}, {1, 883}, {2, 43}, {31, 163}, {32, 765}, {33, 855}, {1000, 719}}) {
+    EXPECT_EQ(loader.start_of(sample), start) << sample;
+  }
+  const Loader other(tokens, {.context = 30, .seed = 5});
+  EXPECT_EQ(other.start_of(0), 930);
+  EXPECT_EQ(other.start_of(1), 810);
+}
+
+TEST(Loader, EveryEpochBeginsElsewhere) {
+  const std::vector<uint8_t> tokens(1000, 1);
+  const Loader loader(tokens, {.context = 30, .seed = 4});
+  std::set<int64_t> offsets, firsts;
+  for (int64_t epoch = 0; epoch < 200; ++epoch) {
+    std::set<int64_t> starts;
+    for (int64_t i = 0; i < 32; ++i) starts.insert(loader.start_of(epoch * 32 + i));
+    offsets.insert(*starts.begin());
+    firsts.insert(loader.start_of(epoch * 32) / 30);
+  }
+  // From 0 up to a whole window, and any window may be the first.
+  EXPECT_EQ(*offsets.begin(), 0);
+  EXPECT_EQ(*offsets.rbegin(), 30);
+  EXPECT_GT(offsets.size(), 25u);
+  EXPECT_GT(firsts.size(), 25u);
+}
+
+// A mask says which tokens are learned as targets, not which are read.
+TEST(Loader, TheMaskBelongsToTheTarget) {
+  const std::vector<uint8_t> tokens{5, 6, 0, 7, 8}, mask{0, 1, 0, 1, 1};
+  TrainingBatch batch;
+  Loader(tokens, {.context = 2, .reset_documents = true}, mask).append_at(2, batch);
+  Loader(tokens, {.context = 2, .reset_documents = true}, mask).append_at(0, batch);
+  EXPECT_EQ(batch.tokens, (std::vector<int32_t>{0, 7, 5, 6}));
+  EXPECT_EQ(batch.targets, (std::vector<int32_t>{7, 8, 6, -1}));
+  EXPECT_EQ(batch.offsets, (std::vector<int64_t>{0, 2, 4}));  // a window's first token cuts nothing
+}
+
 TEST(Loader, TargetsAreTheNextTokensAndDocumentsAreCut) {
   const std::vector<uint8_t> tokens{5, 6, 0, 7, 8, 0, 0, 9, 1};
   for (const bool reset : {false, true}) {

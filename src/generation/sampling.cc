@@ -73,7 +73,7 @@ SamplerOptions sampler_options(const SamplingChoices& choices, const SamplingDef
   if (tokenizer != nullptr) {
     options.penalty_free_ids = penalty_free_ids(*tokenizer);
     // Rows of the head that only fill it up to a round size: they stand for no bytes.
-    for (int64_t id = tokenizer->vocab_size(); id < config.vocabulary; ++id) {
+    for (int64_t id = tokenizer->padding_begin(); id < config.vocabulary; ++id) {
       options.banned.push_back(id);
     }
   }

@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 #include <queue>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "core/error.h"
@@ -155,9 +154,9 @@ class Merger {
       }
       if (top.count < kRarestPair) return false;
       const Pair pair{static_cast<int32_t>(top.key >> 32), static_cast<int32_t>(top.key)};
+      // No token's bytes come about a second time: where they stand within the borders of other
+      // tokens the same merges have made the same token of them.
       const std::string made = bytes_[pair.left - 1] + bytes_[pair.right - 1];
-      // The same bytes by another way: one token, one merge. That is rare.
-      if (known_.count(made) > 0) continue;
       std::vector<int32_t> words = std::move(found->second.words);
       pairs_.erase(found);
       merges_.push_back(pair);
@@ -192,7 +191,6 @@ class Merger {
 
   int32_t add_token(const std::string& bytes) {
     bytes_.push_back(bytes);
-    known_.insert(bytes);
     return static_cast<int32_t>(bytes_.size());  // ids begin with 1
   }
 
@@ -248,7 +246,6 @@ class Merger {
   std::vector<Word> words_;
   std::vector<int32_t> symbols_;
   std::vector<std::string> bytes_;  // of the tokens from 1 on
-  std::unordered_set<std::string> known_;
   std::unordered_map<uint64_t, Occurrences> pairs_;
   std::priority_queue<Candidate> queue_;
   std::vector<uint64_t> changed_;

@@ -18,6 +18,7 @@ class PaddedTokenizer final : public Tokenizer {
 
   std::string_view name() const override { return tokenizer_->name(); }
   int64_t vocab_size() const override { return vocabulary_; }
+  int64_t padding_begin() const override { return tokenizer_->vocab_size(); }
   void encode_to(std::string_view text, std::vector<int32_t>& ids) const override {
     tokenizer_->encode_to(text, ids);
   }

@@ -164,7 +164,7 @@ class ByHand {
       batch.offsets = batches[i].offsets;
       batch.slot_in.assign(batch.offsets.size() - 1, -1);
       batch.slot_out = batch.slot_in;
-      const PlacedBatch placed(batch, kVocabulary, Device::kRef);
+      const PlacedBatch placed(batch, kVocabulary, ctx);
       const Tensor x =
           model_.forward(ctx, placed, {.dropout = static_cast<float>(options_.dropout)});
       const CrossEntropyResult result =

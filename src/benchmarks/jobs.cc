@@ -59,10 +59,9 @@ DecodeResult decode_on_gpu(const DecodeJob& job, ThreadPool& pool) {
 
 DecodeResult measure_decode(const DecodeJob& job, ThreadPool& pool) {
   if (job.device == Device::kCuda) return decode_on_gpu(job, pool);
-  check(job.batch == 1) ||
-      fail(
-          "decoding several sequences at once is measured on a GPU only: --batch 1, or --device "
-          "cuda");
+  check(job.batch == 1) || fail(
+                               "decoding several sequences at once is measured on a GPU only: "
+                               "--batch 1, or --device cuda");
   const Model model = random_model(job.config, job.weights, job.device, pool);
   Session session(model, pool, job.deterministic);
   const std::vector<int32_t> tokens = random_tokens(job.tokens + 10, model.config().vocabulary);

@@ -90,8 +90,7 @@ void note(Checker& checker, const std::string& op, const std::string& what,
   if (comparison.refused) {
     check(!checker.strict) || fail(
                                   "{}: rounding may move its elements by {:.3g} times their root "
-                                  "mean square: nothing could "
-                                  "be learned from comparing them",
+                                  "mean square: nothing could be learned from comparing them",
                                   what, comparison.looseness);
     ++entry.refused;
     return;

@@ -28,8 +28,7 @@ double compare(const std::string& what, const std::vector<double>& actual,
     }
     fail(
         "{}: element {} of {} is {:.9g}, expected {:.9g}; rounding explains a difference of "
-        "{:.3g}, "
-        "not one of {:.3g}",
+        "{:.3g}, not one of {:.3g}",
         what, i, actual.size(), actual[i], expected[i], tolerance, difference);
   }
   return worst;

@@ -87,8 +87,7 @@ void check_format_holds(const ConversionOptions& options, const std::string& gen
   check(source.group_norm_epsilon == usual.group_norm_epsilon) ||
       fail(
           "the model's group norms add {}, which a .pth cannot say, and other programs would add "
-          "{}: "
-          "write a .safetensors file",
+          "{}: write a .safetensors file",
           source.group_norm_epsilon, usual.group_norm_epsilon);
 }
 
@@ -102,8 +101,7 @@ std::unique_ptr<AtomicFile> tokenizer_beside(const fs::path& path, const std::st
     if (there == definition) return nullptr;
     check(replace) || fail(
                           "the model's tokenizer would go to '{}', where another one lies: choose "
-                          "another folder, "
-                          "or replace it with --force",
+                          "another folder, or replace it with --force",
                           path.string());
   }
   auto file = std::make_unique<AtomicFile>(path);
@@ -149,11 +147,10 @@ std::vector<StoredTensor> in_types(std::span<const StoredTensor> tensors,
       result.push_back(in_type(tensor, tensor.dtype));
     }
   }
-  check(has_blocks || !options.blocks) ||
-      fail(
-          "no matrix of this model has rows of a multiple of {} numbers, as q8_0 wants: choose "
-          "another --dtype",
-          kBlock);
+  check(has_blocks || !options.blocks) || fail(
+                                              "no matrix of this model has rows of a multiple of "
+                                              "{} numbers, as q8_0 wants: choose another --dtype",
+                                              kBlock);
   return result;
 }
 
@@ -194,11 +191,11 @@ ModelFormat format_of_file(const fs::path& path) {
   const std::string ending = path.extension().string();
   if (ending == ".pth") return ModelFormat::kPth;
   if (ending == ".safetensors" || ending == ".st") return ModelFormat::kSafetensors;
-  check(ending.empty()) || fail(
-                               "'{}' ends in {}, which names no format that is written: expected "
-                               ".safetensors, .pth or a "
-                               "folder's name, or say it: --to safetensors, --to pth or --to hf",
-                               path.string(), ending);
+  check(ending.empty()) ||
+      fail(
+          "'{}' ends in {}, which names no format that is written: expected .safetensors, .pth or "
+          "a folder's name, or say it: --to safetensors, --to pth or --to hf",
+          path.string(), ending);
   return ModelFormat::kHuggingface;
 }
 

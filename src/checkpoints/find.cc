@@ -24,13 +24,12 @@ std::filesystem::path only_model_file(const std::string& folder) {
     }
   }
   std::sort(found.begin(), found.end());
-  check(!found.empty()) || fail(
-                               "the folder '{}' holds no model: expected config.json and weights "
-                               "of a Hugging Face model, "
-                               "model.safetensors or checkpoint-*.safetensors of a training run, "
-                               "or one .pth, .safetensors "
-                               "or .bin file",
-                               folder);
+  check(!found.empty()) ||
+      fail(
+          "the folder '{}' holds no model: expected config.json and weights of a Hugging Face "
+          "model, model.safetensors or checkpoint-*.safetensors of a training run, or one .pth, "
+          ".safetensors or .bin file",
+          folder);
   constexpr size_t kMostListed = 8;
   std::string list;
   for (size_t i = 0; i < std::min(found.size(), kMostListed); ++i) {

@@ -95,11 +95,10 @@ std::unique_ptr<Tokenizer> named_tokenizer(const std::string& name) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(name, ignored)) return load_tokenizer(name);
   const std::vector<std::filesystem::path> files = tokenizers_in(name);
-  check(!files.empty()) ||
-      fail(
-          "the folder '{}' holds no tokenizer: expected tokenizer.json, 20B_tokenizer.json or "
-          "rwkv_vocab_v20230424.txt",
-          name);
+  check(!files.empty()) || fail(
+                               "the folder '{}' holds no tokenizer: expected tokenizer.json, "
+                               "20B_tokenizer.json or rwkv_vocab_v20230424.txt",
+                               name);
   check(files.size() == 1) ||
       fail("the folder '{}' holds several tokenizers, such as '{}' and '{}': name one", name,
            files[0].filename().string(), files.back().filename().string());

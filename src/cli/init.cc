@@ -32,8 +32,7 @@ ModelConfig config_of(const InitVerbOptions& options) {
     // runs.
     check(options.ranks.empty()) || fail(
                                         "--ranks sets the low-rank matrices of generations 6 and "
-                                        "7, but RWKV-{} has none: leave "
-                                        "it out",
+                                        "7, but RWKV-{} has none: leave it out",
                                         config.generation);
     return config;
   });

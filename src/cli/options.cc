@@ -100,11 +100,10 @@ std::shared_ptr<std::string> add_tokenizer(CLI::App& verb) {
 std::unique_ptr<Tokenizer> tokenizer_for(const LoadedModel& model, const std::string& flag) {
   std::string missing;
   std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(model, flag, &missing);
-  check(tokenizer != nullptr) ||
-      fail(
-          "no tokenizer for '{}': give its vocabulary file with --tokenizer, or put it beside the "
-          "model: {}",
-          model.file.string(), missing);
+  check(tokenizer != nullptr) || fail(
+                                     "no tokenizer for '{}': give its vocabulary file with "
+                                     "--tokenizer, or put it beside the model: {}",
+                                     model.file.string(), missing);
   return tokenizer;
 }
 

@@ -276,7 +276,7 @@ TEST(WideGradient, OfALayersOutputOnTheGpu) {
       for (const Tensor& y : readers)
         copy_bytes(tape.gradient_out(y).data, part.data, part.bytes());
       tape.run_backward();
-      cuda::synchronize();
+      ctx.wait();
       // dW = dv^T x with x = 1, and dv is rounded to bfloat16 once.
       for (const double number : elements(gradient)) EXPECT_EQ(number, wide ? 396 : kLost);
     }

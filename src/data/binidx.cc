@@ -95,16 +95,15 @@ BinIdx::BinIdx(const fs::path& name) : bin_(bin_of(name)), idx_(idx_of(name)) {
   for (int64_t i = 0; i < sequences_; ++i) {
     const auto size = load_at<int32_t>(idx, kHeader + 4 * i);
     const auto pointer = load_at<int64_t>(idx, pointers + 8 * i);
-    check(size >= 0 && pointer == at) || fail(
-                                             "'{}': sequence {} has {} tokens from byte {}, "
-                                             "expected it to begin at byte {}; the index "
-                                             "is damaged",
-                                             path, i, size, pointer, at);
+    check(size >= 0 && pointer == at) ||
+        fail(
+            "'{}': sequence {} has {} tokens from byte {}, expected it to begin at byte {}; the "
+            "index is damaged",
+            path, i, size, pointer, at);
     check(size <= (bin_.size() - at) / item) ||
         fail(
             "'{}': sequence {} has {} tokens from byte {}, but '{}' has only {} bytes; are the two "
-            "of "
-            "one data set, and whole?",
+            "of one data set, and whole?",
             path, i, size, at, bin_.path().string(), bin_.size());
     at += size * item;
   }

@@ -43,11 +43,10 @@ Loader::Loader(TokenSpan tokens, const LoaderOptions& options, std::span<const u
   const int64_t count = tokens.size();
   check(options.context > 0) ||
       fail("a context of {} tokens is no context: at least 1", options.context);
-  check(count > options.context) ||
-      fail(
-          "the text has {} tokens, a window needs {} and the one after: use a smaller --context or "
-          "more text",
-          count, options.context);
+  check(count > options.context) || fail(
+                                        "the text has {} tokens, a window needs {} and the one "
+                                        "after: use a smaller --context or more text",
+                                        count, options.context);
   check(mask.empty() || static_cast<int64_t>(mask.size()) == count) ||
       fail("the mask has {} bytes, expected one for each of the {} tokens", mask.size(), count);
   if (options.order == WindowOrder::kMagicPrime) {

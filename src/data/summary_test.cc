@@ -87,7 +87,8 @@ TEST_F(Summary, RefusesIdsOfAnotherTokenizer) {
 TEST_F(Summary, EpochsHaveWindowsAndPrimes) {
   const EpochSummary epoch = summarise_epoch(10000, 32);
   EXPECT_EQ(epoch.context, 32);
-  EXPECT_EQ(epoch.windows, (10000 - 1) / 32);
+  // A window starts anywhere in the first 32 tokens, and its last target is one token further.
+  EXPECT_EQ(epoch.windows, (10000 - 31 - 1) / 32);
   ASSERT_TRUE(epoch.magic_primes.contains(32));
   const int64_t prime = epoch.magic_primes.at(32);
   EXPECT_EQ(prime, magic_prime(10000, 32));

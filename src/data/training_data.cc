@@ -43,8 +43,7 @@ PreparedData::PreparedData(const fs::path& name) : tokens(name) {
     check(about->tokens == tokens.tokens().size()) ||
         fail(
             "'{}' speaks of {} tokens, there are {}: it belongs to other data; remove it or "
-            "prepare "
-            "again",
+            "prepare again",
             file.path().string(), about->tokens, tokens.tokens().size());
   }
 }

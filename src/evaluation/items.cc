@@ -96,11 +96,11 @@ bool ItemReader::next(Item& item) {
 int64_t count_items(const std::filesystem::path& path, ItemForm form, int64_t limit) {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(path, error);
-  check(!std::filesystem::is_other(status)) || fail(
-                                                   "expected a regular file, '{}' is a device or a "
-                                                   "pipe: items are read twice, save them to a "
-                                                   "file first",
-                                                   path.string());
+  check(!std::filesystem::is_other(status)) ||
+      fail(
+          "expected a regular file, '{}' is a device or a pipe: items are read twice, save them to "
+          "a file first",
+          path.string());
   ItemReader reader(path, form);
   Item item;
   int64_t count = 0;

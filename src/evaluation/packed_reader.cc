@@ -28,11 +28,11 @@ PackedReader::PackedReader(const Model& model, ThreadPool& pool, int64_t slots,
 void PackedReader::read(std::span<Reading> readings) {
   const int64_t vocabulary = model().config().vocabulary;
   const auto check_id = [&](int32_t token) {
-    check(token >= 0 && token < vocabulary) || fail(
-                                                   "token {} is not in the vocabulary: this model "
-                                                   "has tokens 0 to {}; is the tokenizer the "
-                                                   "one it was trained with?",
-                                                   token, vocabulary - 1);
+    check(token >= 0 && token < vocabulary) ||
+        fail(
+            "token {} is not in the vocabulary: this model has tokens 0 to {}; is the tokenizer "
+            "the one it was trained with?",
+            token, vocabulary - 1);
   };
   for (const Reading& reading : readings) {
     assert(!reading.tokens.empty());

@@ -70,8 +70,7 @@ class Container {
     const int64_t left = static_cast<int64_t>(bytes_.size()) - at_;
     check(length <= left) || fail(
                                  "'{}': expected {} more bytes at offset {}, the file has {}: it "
-                                 "is cut short or damaged, "
-                                 "copy or download it again",
+                                 "is cut short or damaged, copy or download it again",
                                  path_, length, at_, left);
     const Bytes taken = bytes_.subspan(at_, length);
     at_ += length;
@@ -110,8 +109,7 @@ class Container {
     check(header_.version == 101 || header_.type->blocks == nullptr) ||
         fail(
             "'{}' is quantised in the old version 100 of the format: expected version 101; "
-            "quantise "
-            "the model again",
+            "quantise the model again",
             path_);
   }
 
@@ -121,8 +119,7 @@ class Container {
     check(rank >= 1 && rank <= 3 && name_bytes >= 1) ||
         fail(
             "'{}' has a tensor of {} dimensions with a name of {} bytes at offset {}: expected 1 "
-            "to "
-            "3 dimensions and a name; the file is damaged, copy or download it again",
+            "to 3 dimensions and a name; the file is damaged, copy or download it again",
             path_, rank, name_bytes, start);
     std::vector<int64_t> sizes;
     for (int32_t axis = 0; axis < rank; ++axis) sizes.push_back(take_int());
@@ -135,8 +132,7 @@ class Container {
     check(count && *count > 0 && sizes[0] % entry.type->elements() == 0) ||
         fail(
             "tensor {} of '{}' claims the sizes {}: expected positive numbers, the first a "
-            "multiple "
-            "of {}; the file is damaged, copy or download it again",
+            "multiple of {}; the file is damaged, copy or download it again",
             entry.name, path_, shape_of(sizes)->to_string(), entry.type->elements());
     const int64_t blocks = *count / entry.type->elements();
     check(blocks <= static_cast<int64_t>(bytes_.size())) ||

@@ -98,8 +98,7 @@ std::map<std::string, std::set<std::string>> read_index(const fs::path& path) {
   check(map != index.end() && map->is_object() && !map->empty()) ||
       fail(
           "'{}' has no weight_map that names the shard of each tensor: the file is damaged, "
-          "download "
-          "it again",
+          "download it again",
           path.string());
   std::map<std::string, std::set<std::string>> shards;
   for (const auto& [tensor, shard] : map->items()) {
@@ -110,8 +109,7 @@ std::map<std::string, std::set<std::string>> read_index(const fs::path& path) {
           name.find('\0') == std::string::npos && name != path.filename()) ||
         fail(
             "'{}' puts the tensor {} into {}: expected the plain name of a file in the same "
-            "folder; "
-            "the file is damaged or not to be trusted",
+            "folder; the file is damaged or not to be trusted",
             path.string(), tensor, shown(shard));
     shards[name].insert(tensor);
   }
@@ -133,11 +131,10 @@ TensorSource open_shards(const fs::path& index) {
       found.insert(tensor.name);
     }
     for (const std::string& tensor : tensors) {
-      check(found.contains(tensor)) ||
-          fail(
-              "the shard '{}' lacks {}, which '{}' places there: they belong to different models, "
-              "download all again",
-              path.string(), tensor, index.string());
+      check(found.contains(tensor)) || fail(
+                                           "the shard '{}' lacks {}, which '{}' places there: they "
+                                           "belong to different models, download all again",
+                                           path.string(), tensor, index.string());
     }
     all.join(std::move(shard));
   }
@@ -172,8 +169,7 @@ class Config {
     check(name.find("rwkv") == std::string::npos) ||
         fail(
             "'{}' has the model_type {}, a later generation: of Hugging Face folders RWKV-4 "
-            "(\"rwkv\") "
-            "is read; give the .pth file of the same model",
+            "(\"rwkv\") is read; give the .pth file of the same model",
             path_, shown(*type));
     fail("'{}' has the model_type {}: expected \"rwkv\", a model of RWKV-4", path_, shown(*type));
   }
@@ -182,11 +178,10 @@ class Config {
   void require_size(const char* key, int64_t actual) const {
     const auto value = json_.find(key);
     if (value == json_.end() || value->is_null()) return;
-    check(whole_number(*value) == actual) ||
-        fail(
-            "'{}' claims {} {}, the tensors have {}: they belong to different models, download all "
-            "again",
-            path_, key, shown(*value), actual);
+    check(whole_number(*value) == actual) || fail(
+                                                 "'{}' claims {} {}, the tensors have {}: they "
+                                                 "belong to different models, download all again",
+                                                 path_, key, shown(*value), actual);
   }
 
   bool flag(const char* key) const {
@@ -298,11 +293,11 @@ void rename_huggingface_tensors(TensorSource& source, const std::string& path) {
 
 TensorSource open_huggingface_folder(const fs::path& folder) {
   const fs::path config_path = folder / kConfigFile;
-  check(is_there(config_path)) || fail(
-                                      "expected a checkpoint file or a Hugging Face folder, '{}' "
-                                      "is a folder without config.json: "
-                                      "name the .pth, .safetensors or .bin file in it",
-                                      folder.string());
+  check(is_there(config_path)) ||
+      fail(
+          "expected a checkpoint file or a Hugging Face folder, '{}' is a folder without "
+          "config.json: name the .pth, .safetensors or .bin file in it",
+          folder.string());
   const Config config(config_path);
   config.require_rwkv4();
   TensorSource source = open_weights(folder);

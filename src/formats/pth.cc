@@ -72,11 +72,10 @@ class Archive {
                             load<uint16_t>(end + 20) != size - end - kEndRecordBytes)) {
       --end;
     }
-    check(end >= first) ||
-        fail(
-            "'{}' has no end of archive: expected a .pth of PyTorch 1.6 or newer; the file is cut "
-            "short or damaged, copy or download it again",
-            path_);
+    check(end >= first) || fail(
+                               "'{}' has no end of archive: expected a .pth of PyTorch 1.6 or "
+                               "newer; the file is cut short or damaged, copy or download it again",
+                               path_);
     const int64_t locator = end - kLocator64Bytes;
     uint64_t entries = load<uint16_t>(end + 10), bytes = load<uint32_t>(end + 12),
              offset = load<uint32_t>(end + 16);
@@ -117,8 +116,7 @@ class Archive {
     check(method == 0 && stored == size && (flags & 1) == 0) ||
         fail(
             "member {} of '{}' is compressed or encrypted: expected a file as torch.save writes "
-            "it; "
-            "save it again",
+            "it; save it again",
             name, path_);
 
     // The name and the extra field may have other lengths here than in the directory.
@@ -599,11 +597,10 @@ class Reader {
                path_);
       found = name.substr(0, name.size() - kPickle.size() + 1);
     }
-    check(!found.empty()) ||
-        fail(
-            "'{}' is a ZIP archive without data.pkl: expected a PyTorch checkpoint; if it is an "
-            "archive of files, unpack it",
-            path_);
+    check(!found.empty()) || fail(
+                                 "'{}' is a ZIP archive without data.pkl: expected a PyTorch "
+                                 "checkpoint; if it is an archive of files, unpack it",
+                                 path_);
     return found;
   }
 
@@ -693,11 +690,10 @@ class Reader {
 
     const std::byte* first = data.data() + offset * type.element;
     const int64_t bytes = *count * type.element;
-    check(bytes <= bytes_left_) ||
-        fail(
-            "'{}': its tensors are views of their data that together take more than {} times the "
-            "file: save contiguous copies",
-            path_, kMostBytes);
+    check(bytes <= bytes_left_) || fail(
+                                       "'{}': its tensors are views of their data that together "
+                                       "take more than {} times the file: save contiguous copies",
+                                       path_, kMostBytes);
     bytes_left_ -= bytes;
     if (*count == 0 || is_contiguous(sizes, strides)) {
       source_.add(name, type.dtype, *shape, first);

@@ -231,8 +231,7 @@ void write_pth(const std::filesystem::path& path, std::span<const StoredTensor> 
     check(is_printable(tensor.name) && names.insert(tensor.name).second) ||
         fail(
             "cannot write '{}': the name '{}' is empty, not printable ASCII or occurs twice; "
-            "rename "
-            "the tensor",
+            "rename the tensor",
             path.string(), tensor.name);
   }
   const std::string pickle = pickle_of(tensors);

@@ -50,8 +50,7 @@ Range parse_range(const json& entry, const std::string& name, int64_t size,
   check(range.begin >= 0 && range.begin <= range.end && range.end <= size) ||
       fail(
           "tensor {} of '{}' claims the data bytes {}, the file has {}: it is cut short or "
-          "damaged, "
-          "copy or download it again",
+          "damaged, copy or download it again",
           name, path, field->dump(), size);
   return range;
 }
@@ -102,8 +101,7 @@ std::map<std::string, Blocks> take_blocks(std::map<std::string, std::string>& me
     check(count && !blocks.sizes.empty() && blocks.sizes.back() % kBlock == 0) ||
         fail(
             "{} gives {} the shape {}: expected whole numbers, the last a multiple of {}; the file "
-            "is "
-            "damaged",
+            "is damaged",
             what, name, entry["shape"].dump(), kBlock);
     all[name] = std::move(blocks);
   }
@@ -164,8 +162,7 @@ TensorSource read_safetensors(MappedFile file) {
           shape_field->is_array() && shape_field->size() <= kMostSizes) ||
         fail(
             "tensor {} of '{}' has no dtype or no list of at most {} sizes as its shape: the file "
-            "is "
-            "damaged",
+            "is damaged",
             name, path, kMostSizes);
     const std::string& type_name = type_field->get_ref<const std::string&>();
     const auto blocks = all_blocks.find(name);
@@ -184,8 +181,7 @@ TensorSource read_safetensors(MappedFile file) {
     check(count && length % element == 0 && *count == length / element) ||
         fail(
             "tensor {} of '{}' has shape {} of type {} and {} bytes of data, which do not agree: "
-            "the "
-            "file is damaged",
+            "the file is damaged",
             name, path, shape_field->dump(), type_name, length);
     if (has_blocks) {
       sizes = blocks->second.sizes;
@@ -194,8 +190,7 @@ TensorSource read_safetensors(MappedFile file) {
       check(length % block_bytes == 0 && *count / kBlock == length / block_bytes) ||
           fail(
               "tensor {} of '{}' has the shape {} in blocks of type {} and {} bytes of data, which "
-              "do "
-              "not agree: the file is damaged",
+              "do not agree: the file is damaged",
               name, path, json(sizes).dump(), blocks->second.type->name, length);
     }
     const std::optional<Shape> shape = shape_of(sizes);

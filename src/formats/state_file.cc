@@ -41,8 +41,7 @@ void check_finite(const StoredTensor& tensor, const std::string& path) {
   check(bad == values + count) ||
       fail(
           "'{}': element {} of {} is {}: expected finite numbers; the computation that made the "
-          "state "
-          "overflowed",
+          "state overflowed",
           path, bad - values, tensor.name, bad == values + count ? 0.0f : *bad);
 }
 

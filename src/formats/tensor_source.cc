@@ -120,11 +120,10 @@ TensorSource open_checkpoint(const std::filesystem::path& path) {
   rename_huggingface_tensors(source, path.string());
   std::vector<std::string_view> names;
   for (const StoredTensor& tensor : source.tensors) {
-    check(is_printable(tensor.name)) ||
-        fail(
-            "'{}' has a tensor whose name is not printable ASCII: the file is damaged, copy or "
-            "download it again",
-            path.string());
+    check(is_printable(tensor.name)) || fail(
+                                            "'{}' has a tensor whose name is not printable ASCII: "
+                                            "the file is damaged, copy or download it again",
+                                            path.string());
     names.push_back(tensor.name);
   }
   std::sort(names.begin(), names.end());

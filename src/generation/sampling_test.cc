@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "tokenizers/bytes.h"
 #include "tokenizers/files_for_tests.h"
+#include "tokenizers/load.h"
 
 namespace rookery {
 namespace {
@@ -60,13 +61,24 @@ TEST(Sampling, BytesAreNotPenalised) {
             (std::vector<int64_t>{' ', '\t', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'}));
 }
 
-TEST(Sampling, IdsWithoutBytesAreNeverChosen) {
+// A model's vocabulary is rounded up for the sake of products: nothing stands for these ids,
+// whether the tokenizer was told of them or not.
+TEST(Sampling, PaddingIdsAreNeverChosen) {
+  const auto padded = with_padding_ids(std::make_unique<ByteTokenizer>(), 260);
+  ASSERT_EQ(padded->vocab_size(), 260);
   const ByteTokenizer bytes;
-  const ModelConfig config = make_config("4", 1, 8, 258);
+  const ModelConfig config = make_config("4", 1, 8, 260);
   SamplingChoices choices;
   choices.options.banned = {5};
-  EXPECT_EQ(sampler_options(choices, kTextSampling, config, &bytes).banned,
-            (std::vector<int64_t>{5, 256, 257}));
+  for (const Tokenizer* tokenizer : std::initializer_list<const Tokenizer*>{padded.get(), &bytes}) {
+    const SamplerOptions options = sampler_options(choices, kTextSampling, config, tokenizer);
+    EXPECT_EQ(options.banned, (std::vector<int64_t>{5, 256, 257, 258, 259}));
+    std::vector<float> logits(260, 0);
+    for (size_t id = 256; id < 260; ++id) logits[id] = 50;
+    Sampler sampler(options);
+    for (int i = 0; i < 50; ++i) EXPECT_LT(sampler.sample(logits).id, 256);
+  }
+  EXPECT_TRUE(sampler_options({}, kTextSampling, config, nullptr).banned.empty());
 }
 
 TEST(Sampling, SeedsThatNobodyChoseDiffer) {

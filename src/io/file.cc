@@ -137,8 +137,7 @@ void AtomicFile::write(const void* data, int64_t bytes) {
     check(written > 0) ||
         fail(
             "writing '{}': expected to write {} bytes after the first {}, wrote {} ({}): free "
-            "space "
-            "on the disk; the old file, if any, is untouched",
+            "space on the disk; the old file, if any, is untouched",
             path_.string(), bytes, size_ - done, done, reason(written < 0 ? errno : ENOSPC));
     done += written;
     size_ += written;

@@ -13,8 +13,7 @@ ModelConfig make_config(std::string_view generation, int64_t layers, int64_t wid
         vocabulary <= kLimit) ||
       fail(
           "a model of {} layers, width {}, vocabulary {} cannot be built: layers should be 1 to "
-          "4096, width "
-          "and vocabulary 1 to {}",
+          "4096, width and vocabulary 1 to {}",
           layers, width, vocabulary, kLimit);
   return {.generation = std::string(generation),
           .layers = layers,

@@ -79,8 +79,7 @@ int64_t parse_bytes(std::string_view text) {
         !__builtin_mul_overflow(number, unit->bytes, &bytes)) ||
       fail(
           "invalid size '{}': expected a whole number of bytes, KB, MB, GB, KiB, MiB or GiB, such "
-          "as "
-          "5GB",
+          "as 5GB",
           text);
   return bytes;
 }

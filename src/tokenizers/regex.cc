@@ -85,8 +85,7 @@ std::optional<Regex::Matches::Range> Regex::Matches::next() {
   }
   check(result >= 0) || fail(
                             "the tokenizer's expression for splitting gave up at byte {} of a text "
-                            "({}): it needs too "
-                            "much time or memory there",
+                            "({}): it needs too much time or memory there",
                             at_, message_of(result));
   const PCRE2_SIZE* place = pcre2_get_ovector_pointer(match);
   // \K in a lookahead may put the beginning behind the end, or before what was searched.

@@ -116,8 +116,7 @@ std::vector<Token> read_lines(std::string_view text, std::string_view source) {
     std::optional<std::string> literal = parse_literal(line.substr(first + 1, last - first - 1));
     check(id && bytes && literal) || fail(
                                          "line {} of '{}' is '{}': expected an id, a Python "
-                                         "literal such as '\\t\\n' or b'\\xff', "
-                                         "and its length",
+                                         "literal such as '\\t\\n' or b'\\xff', and its length",
                                          number, source, excerpt(line));
     check(static_cast<int64_t>(literal->size()) == *bytes) ||
         fail(
@@ -218,11 +217,10 @@ void WorldTokenizer::encode_to(std::string_view text, std::vector<int32_t>& ids)
 }
 
 std::string_view WorldTokenizer::bytes_of(int32_t id) const {
-  check(id >= 0 && id < vocab_size()) ||
-      fail(
-          "token {} is not one of the World vocabulary: expected 0 to {}; is this the model's "
-          "tokenizer?",
-          id, vocab_size() - 1);
+  check(id >= 0 && id < vocab_size()) || fail(
+                                             "token {} is not one of the World vocabulary: "
+                                             "expected 0 to {}; is this the model's tokenizer?",
+                                             id, vocab_size() - 1);
   return std::string_view(bytes_).substr(offsets_[id], offsets_[id + 1] - offsets_[id]);
 }
 

@@ -192,8 +192,7 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     check(format == kFormat) ||
         fail(
             "it has version {} of the format of checkpoints, this program reads version {}: begin "
-            "a "
-            "new run with its weights (--model), or resume with the program that wrote it",
+            "a new run with its weights (--model), or resume with the program that wrote it",
             format, kFormat);
     RunState& run = resumed.run;
     run.options = train_options_from_json(json.at("options"));

@@ -24,8 +24,7 @@ void check_same(const Tokenizer& tokenizer, const PreparedAbout& about, const st
   check(tokenizer.definition() == about.tokenizer) ||
       fail(
           "'{}' was prepared with the tokenizer '{}', expected the '{}' of this run: prepare it "
-          "again "
-          "with that one",
+          "again with that one",
           file, about.tokenizer_name, tokenizer.name());
 }
 
@@ -62,8 +61,7 @@ int64_t choose_vocabulary(const DataOptions& options, int64_t asked, const Token
   check(tokenizer != nullptr || asked > 0) ||
       fail(
           "'{}' does not say which tokenizer made it: give its file with --tokenizer, or the "
-          "number "
-          "of its tokens with --vocab",
+          "number of its tokens with --vocab",
           options.files.empty() ? "" : options.files.front());
   if (asked == 0) return tokenizer->vocab_size();
   check(tokenizer == nullptr || asked >= tokenizer->vocab_size()) ||

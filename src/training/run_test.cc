@@ -399,7 +399,8 @@ TEST_F(RunTest, RefusesWhatDoesNotFit) {
 
 // The windows of a run, as a file: what the loader gives the steps.
 TEST_F(RunTest, WindowsAreThoseOfTheSteps) {
-  const RunOptions options = this->options("run");
+  RunOptions options = this->options("run");
+  options.training.schedule.warmup_steps = 0;
   const RunData data(options.data, choose_tokenizer(options.data, nullptr), pool_);
   std::vector<int64_t> heard;
   const auto written =

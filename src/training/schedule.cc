@@ -53,8 +53,7 @@ void validate(const ScheduleOptions& options) {
   check(!exponential || options.final_rate > 0) ||
       fail(
           "the final learning rate is 0, which no exponential decay reaches: give a positive one "
-          "or "
-          "use the cosine schedule");
+          "or use the cosine schedule");
   check(options.constant_steps >= 0) ||
       fail("the constant phase is {} steps: expected 0 or more", options.constant_steps);
   check(steps_before_decay(options) < options.total_steps) ||

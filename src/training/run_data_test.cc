@@ -1,5 +1,5 @@
 // What of the data a run learns from, what it holds out, and what a target stands for.
-#include "cli/train_data.h"
+#include "training/run_data.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include "data/tokenizer_for_tests.h"
 #include "tokenizers/bytes.h"
 
-namespace rookery::cli {
+namespace rookery {
 namespace {
 
 class RunDataTest : public ::testing::Test {
@@ -18,7 +18,7 @@ class RunDataTest : public ::testing::Test {
     std::string text;
     for (int i = 0; i < 101; ++i) text += static_cast<char>('!' + i % 90);
     const std::string file = save(folder_, "text", text).string();
-    return RunData({file}, {}, std::move(tokenizer), pool_);
+    return RunData({.files = {file}}, std::move(tokenizer), pool_);
   }
   TrainOptions options() const {
     TrainOptions options;
@@ -39,7 +39,7 @@ TEST_F(RunDataTest, BytesOfATargetWithDocumentEnds) {
   const int32_t word = 344 + 'a';  // " a"
   const auto bytes = [&](const std::vector<int32_t>& targets) {
     const TrainingBatch batch{std::vector<int32_t>(targets.size()), targets, {}};
-    return data.bytes_per_target({batch, batch});
+    return data.bytes_per_target(std::vector{batch, batch});
   };
   EXPECT_EQ(bytes({word, 0, -1}), (2 + 1) / 2.0);
   EXPECT_EQ(bytes({word, word, 5}), (2 + 2 + 1) / 3.0);
@@ -86,7 +86,7 @@ TEST_F(RunDataTest, TheMaskIsHeldOutWithItsTokens) {
   writer.end_document(false);
   writer.commit("");
   std::filesystem::remove(about_of(name));
-  const RunData data({name.string()}, {}, std::make_unique<ByteTokenizer>(), pool_);
+  const RunData data({.files = {name.string()}}, std::make_unique<ByteTokenizer>(), pool_);
   const auto expect_masked = [](const std::vector<TrainingBatch>& batches) {
     for (const TrainingBatch& batch : batches) {
       for (size_t i = 0; i < batch.tokens.size(); ++i) {
@@ -103,4 +103,4 @@ TEST_F(RunDataTest, TheMaskIsHeldOutWithItsTokens) {
 }
 
 }  // namespace
-}  // namespace rookery::cli
+}  // namespace rookery

@@ -27,6 +27,15 @@ LoadedModel open_model(
 
 }  // namespace
 
+MatrixType parse_matrix_type(std::string_view name) {
+  if (name == "as-stored") return MatrixType::kAsStored;
+  if (name == "f32") return MatrixType::kF32;
+  if (name == "f16") return MatrixType::kF16;
+  check(name == "bf16") ||
+      fail("invalid type of matrices '{}': expected as-stored, f32, f16 or bf16", name);
+  return MatrixType::kBF16;
+}
+
 LoadedModel load_model(const std::string& path, MatrixType type, Device device) {
   if (device != Device::kCuda) {
     return open_model(path, [type](std::span<const NamedTensor> tensors, float epsilon) {

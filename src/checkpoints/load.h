@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/context.h"
@@ -12,6 +13,9 @@
 #include "models/load.h"
 
 namespace rookery {
+
+// "as-stored", "f32", "f16" or "bf16". Throws Error for anything else.
+MatrixType parse_matrix_type(std::string_view name);
 
 struct LoadedModel {
   std::filesystem::path file;

@@ -41,8 +41,8 @@ struct ChatOptions {
   std::shared_ptr<std::string> device;
   std::shared_ptr<std::string> tokenizer;
   std::shared_ptr<SamplingChoices> sampling;
-  std::string chat_template, user = "User", assistant = "Assistant", system, think = "off";
-  CLI::Option *user_option = nullptr, *assistant_option = nullptr;
+  std::string chat_template, system, think = "off";
+  std::optional<std::string> user, assistant;
   std::vector<std::string> stops;
   std::string load_state, save_state;
   std::optional<std::string> history;
@@ -356,16 +356,9 @@ const Chat::Command Chat::kTable[kCommands] = {
 
 ChatTemplate template_of(const ChatOptions& options, const Model& model,
                          const Tokenizer& tokenizer) {
-  const bool named = options.user_option->count() + options.assistant_option->count() > 0;
-  std::string name = options.chat_template;
-  if (name.empty()) {
-    name = named ? "plain" : default_chat_template(tokenizer.name(), model.config().vocabulary);
-  }
-  if (named && name != "plain") {
-    wrong_usage("--user-name and --assistant-name belong to --template plain, not to {}", name);
-  }
   try {
-    return chat_template(name, options.user, options.assistant);
+    return choose_chat_template(options.chat_template, options.user, options.assistant,
+                                tokenizer.name(), model.config().vocabulary);
   } catch (const Error& error) {
     wrong_usage("{}", error.what());
   }
@@ -402,8 +395,7 @@ int chat(const ChatOptions& options) {
   if (!options.load_state.empty()) {
     const SavedState saved = load_state(options.load_state, model, tokenizer.get());
     conversation.load(saved, !options.sampling->seed);
-    check((options.chat_template.empty() && options.user_option->count() == 0 &&
-           options.assistant_option->count() == 0) ||
+    check((options.chat_template.empty() && !options.user && !options.assistant) ||
           conversation.chat() == chat) ||
         fail(
             "the chat in '{}' goes by the template {} ({}, {}): leave out --template, --user-name "
@@ -446,12 +438,9 @@ std::function<int()> add_chat(CLI::App& app) {
                   std::vector<std::string>(std::begin(kChatTemplates), std::end(kChatTemplates)))
                   .description(""))
       ->type_name("NAME");
-  options->user_option =
-      verb->add_option("--user-name", options->user, "Who asks, in the template plain")
-          ->capture_default_str();
-  options->assistant_option =
-      verb->add_option("--assistant-name", options->assistant, "Who answers")
-          ->capture_default_str();
+  verb->add_option("--user-name", options->user, "Who asks, in the template plain")
+      ->default_str("User");
+  verb->add_option("--assistant-name", options->assistant, "Who answers")->default_str("Assistant");
   CLI::Option* system =
       verb->add_option("--system", options->system, "What the conversation begins with");
   verb->add_option("--think", options->think,

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <map>
 
 #include "checkpoints/tokenizers.h"
 #include "cli/output.h"
@@ -72,14 +71,10 @@ std::shared_ptr<std::string> add_device(CLI::App& verb) {
 
 std::shared_ptr<MatrixType> add_dtype(CLI::App& verb) {
   auto type = std::make_shared<MatrixType>(MatrixType::kAsStored);
-  const std::map<std::string, MatrixType> types = {{"as-stored", MatrixType::kAsStored},
-                                                   {"f32", MatrixType::kF32},
-                                                   {"f16", MatrixType::kF16},
-                                                   {"bf16", MatrixType::kBF16}};
   verb.add_option_function<std::string>(
-          "--dtype", [type, types](const std::string& name) { *type = types.at(name); },
+          "--dtype", [type](const std::string& name) { *type = parse_matrix_type(name); },
           "Numbers of the matrices in memory: as-stored, f32, f16 or bf16")
-      ->check(CLI::IsMember(types).description(""))
+      ->check(parsed_by(parse_matrix_type))
       ->type_name("TYPE")
       ->default_str("as-stored");
   return type;

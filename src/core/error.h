@@ -1,18 +1,13 @@
-// The one exception of the library. Its text says what was expected, what came and what to do.
+// How the one exception of the library is thrown.
 #pragma once
 
 #include <fmt/format.h>
 
-#include <stdexcept>
 #include <utility>
 
-namespace rookery {
+#include "rookery/error.hpp"
 
-// Something the user can act on: a bad file, a bad request, a flag that does not fit the model.
-class Error : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
+namespace rookery {
 
 // Throws Error with the formatted text. The type lets it stand behind `||`.
 template <class... Args>

@@ -17,12 +17,6 @@ std::string_view strip(std::string_view text) {
   return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
-std::string valid(std::string_view text) {
-  Utf8Stream utf8;
-  std::string result = utf8.push(text);
-  return result + utf8.finish();
-}
-
 bool is_control(char c) {
   return static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) == 0x7f;
 }
@@ -30,11 +24,11 @@ bool is_control(char c) {
 void check_speaker(std::string_view name) {
   check(!name.empty() && name.size() <= 64 && strip(name) == name) ||
       fail("'{}' cannot name a speaker: expected 1 to 64 bytes without space at the ends",
-           valid(name));
-  check(name.find(':') == std::string_view::npos && valid(name) == name &&
+           printable(name));
+  check(name.find(':') == std::string_view::npos && printable(name) == name &&
         std::none_of(name.begin(), name.end(), is_control)) ||
       fail("'{}' cannot name a speaker: expected UTF-8 without colons and control characters",
-           valid(name));
+           printable(name));
 }
 
 }  // namespace
@@ -44,7 +38,7 @@ ChatTemplate chat_template(std::string_view name, std::string_view user,
   if (name == "world") return {"world", "User", "Assistant", "System: ", false};
   if (name == "raven") return {"raven", "Bob", "Alice", "", true};
   check(name == "plain") ||
-      fail("there is no chat template '{}': expected world, raven or plain", valid(name));
+      fail("there is no chat template '{}': expected world, raven or plain", printable(name));
   check_speaker(user);
   check_speaker(assistant);
   check(user != assistant) || fail("both speakers are called '{}': expected two names", user);
@@ -56,6 +50,16 @@ std::string_view default_chat_template(std::string_view tokenizer, int64_t vocab
   return tokenizer == "world" || vocabulary == kWorldVocabulary ? "world" : "plain";
 }
 
+ChatTemplate choose_chat_template(std::string_view name, const std::optional<std::string>& user,
+                                  const std::optional<std::string>& assistant,
+                                  std::string_view tokenizer, int64_t vocabulary) {
+  const bool named = user || assistant;
+  if (name.empty()) name = named ? "plain" : default_chat_template(tokenizer, vocabulary);
+  check(!named || name == "plain") ||
+      fail("the names of the speakers belong to the template plain, not to {}", printable(name));
+  return chat_template(name, user.value_or("User"), assistant.value_or("Assistant"));
+}
+
 const ThinkMode& think_mode(std::string_view name, std::string_view generation) {
   const auto* mode = std::find_if(std::begin(kThinkModes), std::end(kThinkModes),
                                   [&](const ThinkMode& m) { return m.name == name; });
@@ -64,7 +68,7 @@ const ThinkMode& think_mode(std::string_view name, std::string_view generation) 
     for (const ThinkMode& m : kThinkModes) {
       known += (known.empty() ? "" : ", ") + std::string(m.name);
     }
-    fail("there is no way of thinking '{}': expected one of {}", valid(name), known);
+    fail("there is no way of thinking '{}': expected one of {}", printable(name), known);
   }
   check(mode->begun.empty() || generation == "7") ||
       fail("RWKV-{} was not trained to think aloud, only RWKV-7 was: expected off, got '{}'",
@@ -74,7 +78,7 @@ const ThinkMode& think_mode(std::string_view name, std::string_view generation) 
 
 std::string clean_message(std::string_view text) {
   std::string result;
-  for (const char c : valid(text)) {
+  for (const char c : printable(text)) {
     // \r\n is one line break, and so is an \r alone.
     const char next = c == '\r' ? '\n' : c;
     if (next == '\n' && !result.empty() && result.back() == '\n') continue;

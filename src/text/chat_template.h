@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,6 +37,13 @@ ChatTemplate chat_template(std::string_view name, std::string_view user = "User"
 // What a model of this tokenizer was most likely trained with: raven for GPT-NeoX's 50277 ids,
 // world for the World vocabulary of 65536, else plain.
 std::string_view default_chat_template(std::string_view tokenizer, int64_t vocabulary);
+
+// The template of this name. Without a name it is `plain` if a speaker is named, and otherwise the
+// default for this tokenizer and vocabulary. Throws Error as chat_template() does, and for speakers
+// that are named for another template than `plain`.
+ChatTemplate choose_chat_template(std::string_view name, const std::optional<std::string>& user,
+                                  const std::optional<std::string>& assistant,
+                                  std::string_view tokenizer, int64_t vocabulary);
 
 // Whether and how long a model of generation 7 thinks before it answers.
 struct ThinkMode {

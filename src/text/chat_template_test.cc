@@ -62,6 +62,20 @@ TEST(ChatTemplate, DefaultsByVocabulary) {
   EXPECT_EQ(default_chat_template("bytes", 256), "plain");
 }
 
+TEST(ChatTemplate, IsChosenByNameThenBySpeakersThenByVocabulary) {
+  EXPECT_EQ(choose_chat_template("raven", {}, {}, "world", 65536), chat_template("raven"));
+  EXPECT_EQ(choose_chat_template("", {}, {}, "world", 65536), chat_template("world"));
+  // One name is enough; the other speaker keeps the usual one.
+  EXPECT_EQ(choose_chat_template("", "Ada", {}, "world", 65536),
+            chat_template("plain", "Ada", "Assistant"));
+  EXPECT_EQ(choose_chat_template("", {}, "Bob", "world", 65536),
+            chat_template("plain", "User", "Bob"));
+  EXPECT_EQ(choose_chat_template("plain", "A", "B", "world", 65536),
+            chat_template("plain", "A", "B"));
+  EXPECT_THROW(choose_chat_template("world", "Ada", {}, "world", 65536), Error);
+  EXPECT_THROW(choose_chat_template("alpaca", {}, {}, "world", 65536), Error);
+}
+
 TEST(ChatTemplate, CleansMessages) {
   EXPECT_EQ(clean_message("hi"), "hi");
   EXPECT_EQ(clean_message("  a\r\nb\r\n\r\n\r\nc\n\n\nd\t \n"), "a\nb\nc\nd");

@@ -46,7 +46,7 @@ GradView Tape::gradient_out(const Tensor& x) {
 bool Tape::hand_on(const Tensor& y, const Tensor& x) {
   if (x.id == 0) return false;
   Slot &from = slots_[y.id], &to = slots_[x.id];
-  if (from.kept || !from.written || to.memory || to.kept || y.dtype != x.dtype) return false;
+  if (from.kept || !from.written || to.memory || y.dtype != x.dtype) return false;
   to.memory = from.memory;
   to.written = true;
   from.memory = {};

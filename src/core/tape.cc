@@ -53,7 +53,7 @@ GradView Tape::gradient_out(const Tensor& x) {
 bool Tape::hand_on(const Tensor& y, const Tensor& x) {
   if (x.id == 0) return false;
   Slot &from = slots_[y.id], &to = slots_[x.id];
-  if (from.kept || !from.written || to.memory || to.kept) return false;
+  if (from.kept || !from.written || to.memory) return false;
   if (from.memory.dtype != to.type.value_or(x.dtype)) return false;
   to.memory = from.memory;
   to.written = true;

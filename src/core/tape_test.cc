@@ -101,6 +101,22 @@ TEST_F(TapeTest, HandsAGradientOnWithoutCopyingIt) {
   expect_gradient(x, 5, 6);
 }
 
+// After that it has no gradient any more: what comes for it then begins anew.
+TEST_F(TapeTest, AGradientThatWasHandedOnIsGone) {
+  const Tensor used = tensor(3), y = tensor(1), x = tensor(2);
+  tape_.record("made", {}, {used}, [] {});
+  write(used, 7, 7);
+  tape_.run_backward();  // leaves memory that holds something
+  write(y, 4, 5);
+  write(used, 7, 7);
+  tape_.record("made", {}, {used}, [] {});
+  tape_.run_backward();
+  ASSERT_TRUE(tape_.hand_on(y, x));
+  write(y, 1, 2);
+  expect_gradient(y, 1, 2);
+  expect_gradient(x, 4, 5);
+}
+
 TEST_F(TapeTest, HandsNothingOnToATensorThatHasAGradient) {
   const Tensor y = tensor(1), x = tensor(2);
   write(x, 10, 20);

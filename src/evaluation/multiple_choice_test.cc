@@ -42,6 +42,13 @@ TEST(MultipleChoice, KnownOutcomes) {
   EXPECT_DOUBLE_EQ(measure.chance(), (1.0 / 2 + 1.0 / 3 + 1.0 / 4 + 1.0 / 3 + 1.0 / 3) / 5);
 }
 
+TEST(MultipleChoice, TheSumAndTheMeanPerByteMayDisagree) {
+  const Prediction prediction = predict(made({" ab", " abcdefgh"}, {-2, -3}, 0));
+  EXPECT_EQ(prediction.choice, 0);
+  EXPECT_EQ(prediction.choice_norm, 1);
+  EXPECT_FALSE(prediction.tie);
+}
+
 TEST(MultipleChoice, BytesWithoutTheLeadingSpace) {
   EXPECT_EQ(bytes_of_choice(" a b"), 3);
   EXPECT_EQ(bytes_of_choice("a"), 1);

@@ -211,6 +211,32 @@ TEST(Pth, ReadsTensorsOfEveryKindOfLayout) {
   EXPECT_EQ(source.metadata, metadata);
 }
 
+// Every form in which Python writes a number: bytes in two's complement, the lowest first.
+TEST(Pth, ReadsNumbersOfEveryLength) {
+  using namespace std::string_literals;
+  PickleWriter pickle;
+  pickle.raw("}(");
+  pickle.text("byte")
+      .raw("K\xff")
+      .text("two")
+      .raw("M\xff\xfe")
+      .text("four")
+      .raw("J\xfe\xff\xff\xff");
+  pickle.text("none").raw("\x8a\0"s).text("long1").raw("\x8a\1\x80");
+  pickle.text("long2").raw("\x8a\2\xff\0"s).text("long3").raw("\x8a\3\0\0\xff"s);
+  pickle.text("long8").raw("\x8a\x08\1\0\0\0\0\0\0\x80"s);
+  pickle.text("real").raw("G\xbf\xf8\0\0\0\0\0\0"s);
+  pickle.text("emb.weight").tensor("FloatStorage", "0", 1, 0, {1}, {1}).raw("u");
+  const TemporaryFolder folder;
+  const TensorSource source =
+      open_checkpoint(save(folder, "file.pth", checkpoint_of(pickle.finish(), {floats({1})})));
+  const std::map<std::string, std::string> metadata = {
+      {"byte", "255"},   {"two", "65279"}, {"four", "-2"},      {"none", "0"},
+      {"long1", "-128"}, {"long2", "255"}, {"long3", "-65536"}, {"long8", "-9223372036854775807"},
+      {"real", "-1.5"}};
+  EXPECT_EQ(source.metadata, metadata);
+}
+
 TEST(Pth, UnwrapsDictionariesAndPrefixes) {
   const TemporaryFolder folder;
   PickleWriter pickle;

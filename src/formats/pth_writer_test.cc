@@ -135,6 +135,11 @@ std::vector<Member> unpack(const std::string& zip) {
     EXPECT_EQ(number(header + 14, 4), crc);
     EXPECT_EQ(zip.substr(header + 30, number(header + 26, 2)), member.name);
     member.offset = static_cast<int64_t>(header + 30 + name_bytes + number(header + 28, 2));
+    size_t own_field = header + 30 + name_bytes;
+    for (const auto own_end = static_cast<size_t>(member.offset); own_field + 4 <= own_end;) {
+      own_field += 4 + number(own_field + 2, 2);
+    }
+    EXPECT_EQ(own_field, static_cast<size_t>(member.offset)) << member.name;
     uint64_t own_size = number(header + 22, 4), own_packed = number(header + 18, 4);
     if (own_size == 0xffffffff) {
       EXPECT_EQ(number(header + 30 + name_bytes, 2), 1u);

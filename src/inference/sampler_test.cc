@@ -296,6 +296,11 @@ TEST(Sampler, ASmallTemperatureAfterACutOfTheBest) {
   }
   Sampler sampler(options);
   for (int i = 0; i < 20; ++i) EXPECT_NE(sampler.sample(logits).id, 7);
+
+  // The best survivor need not be the first.
+  const auto one = Sampler({.temperature = 0.005}).distribution(std::vector<float>{0, 5, 0});
+  ASSERT_EQ(one.size(), 1u);
+  EXPECT_EQ(one[0], (std::pair<int64_t, double>{1, 1.0}));
 }
 
 TEST(Sampler, DrawsAsOftenAsProbable) {

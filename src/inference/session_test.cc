@@ -166,6 +166,12 @@ TEST_F(SessionTest, RefusesIdsOutOfRange) {
   EXPECT_THROW(session.feed(31), Error);
   EXPECT_THROW(session.feed(-1), Error);
   EXPECT_THROW(session.feed(std::span<const int32_t>()), Error);
+  // In the last of several chunks: nothing of the prompt has been read.
+  tokens_.back() = 31;
+  EXPECT_THROW(session.feed(tokens_), Error);
+  EXPECT_THROW(session.feed_all(tokens_), Error);
+  EXPECT_EQ(session.position(), 0);
+  EXPECT_EQ(elements(session.state().slot(0)), elements(State(model_.state_layout(), 1).slot(0)));
   const Model other = Model::initialised(make_config("4", 1, 16, 31), {.scheme = "random"}, pool_);
   EXPECT_THROW(session.set_state(State(other.state_layout(), 1), 0), Error);
 }

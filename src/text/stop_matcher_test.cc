@@ -52,6 +52,7 @@ TEST(StopMatcher, StopsAtEveryCut) {
   expect_definition_at_every_cut({"\n\nUser:"}, "Hello\n\nUse");
   expect_definition_at_every_cut({"aab"}, "aaaabc");
   expect_definition_at_every_cut({"abab", "ba"}, "xababab");
+  expect_definition_at_every_cut({"aabaaac"}, "aabaaabaaacx");
   expect_definition_at_every_cut({"b", "abc"}, "xabcd");
   expect_definition_at_every_cut({"cd", "abcd", "bcd"}, "xabcde");
   expect_definition_at_every_cut({"\u3002"}, "\u4e2d\u3001\u3002x");

@@ -232,6 +232,46 @@ TEST(Bpe, LongWordsTakeNoQuadraticTime) {
   }
 }
 
+// What is remembered of a piece is found again by all of its bytes, and by its tokenizer.
+TEST(Bpe, PiecesThatAreRememberedAreNotMistaken) {
+  const Json json = small_bpe({{"b", "c"}, {"d", "f"}, {"bc", "df"}, {"bcdf", "bcdf"}});
+  const int32_t eight_bytes = 260;
+  Json shifted = json;  // the same tokenizer with other ids
+  for (Json& id : shifted["model"]["vocab"]) id = id == 0 ? 0 : id.get<int>() + 1000;
+  shifted["added_tokens"].erase(2);
+  shifted["added_tokens"].erase(1);
+  const auto plain = make(json), other = make(shifted);
+  std::mt19937 random(6);
+  for (int i = 0; i < 150'000; ++i) {
+    // Alike in the first eight bytes or sixteen, and as long as many others.
+    Ids expected(i % 3, eight_bytes);
+    std::string piece;
+    for (int repeat = 0; repeat < i % 3; ++repeat) piece += "bcdfbcdf";
+    for (int letter = 0; letter < 5; ++letter) {
+      piece += static_cast<char>('g' + random() % 8);
+      expected.push_back(piece.back() + 1);
+    }
+    ASSERT_EQ(plain->encode(piece), expected) << piece;
+    for (int32_t& id : expected) id += 1000;
+    ASSERT_EQ(other->encode(piece), expected) << piece;
+  }
+}
+
+// A pair that another merge has changed keeps its place in the order of its new rank.
+TEST(Bpe, LongWordsForgetPairsThatAreGone) {
+  const Json json = small_bpe({{"y", "z"}, {"x", "y"}, {"yz", "w"}, {"x", "yz"}});
+  for (const size_t repeats : {3, 30}) {
+    std::string word;
+    Ids expected;
+    for (size_t i = 0; i < repeats; ++i) {
+      word += "xyzw";
+      expected.insert(expected.end(), {'x' + 1, 259});  // x, yzw
+    }
+    EXPECT_EQ(make(json)->encode(word), expected);
+    EXPECT_EQ(Definition(json).encode(word), expected);
+  }
+}
+
 TEST(Bpe, LongWordsAreMergedAsShortOnes) {
   // Merges in any order, unlike trained ones: both ways of merging must follow the definition.
   std::mt19937 random(5);

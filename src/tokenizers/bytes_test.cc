@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "tokenizers/load.h"
 
 namespace rookery {
 namespace {
@@ -37,6 +38,21 @@ TEST(ByteTokenizer, RefusesByteZeroAndForeignIds) {
   }
   EXPECT_THROW(tokenizer.bytes_of(256), Error);
   EXPECT_THROW(tokenizer.bytes_of(-1), Error);
+}
+
+// A model's vocabulary that is rounded up: the ids beyond the tokenizer's stand for nothing.
+TEST(PaddingIds, HaveNoBytes) {
+  const auto tokenizer = with_padding_ids(std::make_unique<ByteTokenizer>(), 260);
+  EXPECT_EQ(tokenizer->vocab_size(), 260);
+  EXPECT_EQ(tokenizer->padding_begin(), 256);
+  EXPECT_EQ(tokenizer->encode("ab"), (std::vector<int32_t>{'a', 'b'}));
+  EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{'a', 256, 'b', 259}), "ab");
+  EXPECT_THROW(tokenizer->bytes_of(260), Error);
+  EXPECT_THROW(tokenizer->bytes_of(-1), Error);
+  EXPECT_EQ(tokenizer->definition(), "bytes");
+  const auto same = with_padding_ids(std::make_unique<ByteTokenizer>(), 256);
+  EXPECT_EQ(same->vocab_size(), 256);
+  EXPECT_EQ(same->padding_begin(), 256);
 }
 
 }  // namespace

@@ -34,6 +34,12 @@ TEST(Schedule, ConstantThenExponential) {
   EXPECT_NEAR(learning_rate(options, 0), 6e-6, 1e-18);
   EXPECT_NEAR(learning_rate(options, 5), 6e-4 * 0.505, 1e-16);
   EXPECT_EQ(learning_rate(options, 10), 6e-4);
+  // The constant phase counts the warm-up, and is never shorter.
+  EXPECT_EQ(learning_rate(options, 360), 6e-4);
+  EXPECT_LT(learning_rate(options, 361), 6e-4);
+  options.warmup_steps = 400;
+  EXPECT_EQ(learning_rate(options, 399) / (0.01 + 0.99 * 399 / 400), 6e-4);
+  EXPECT_LT(learning_rate(options, 400), 6e-4);
 }
 
 TEST(Schedule, Cosine) {

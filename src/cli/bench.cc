@@ -76,7 +76,7 @@ Model bench_model(const BenchFlags& f, ThreadPool& pool) {
   Model model = Model::initialised(parse_shape(f.shape), {.scheme = "random"}, pool);
   if (f.dtype == "f32") return model;
   std::vector<NamedTensor> tensors;
-  for (const Parameter& p : model.parameters()) tensors.push_back({p.spec.name, p.value});
+  for (const Parameter& p : model.parameters()) tensors.push_back(stored_tensor(p));
   return model_from_tensors(tensors, matrix_type(parse_dtype(f.dtype)));
 }
 
@@ -133,7 +133,7 @@ int bench_decode(const BenchFlags& f) {
   // Per token: every weight but the embedding, one row of it, and the state in and out.
   double bytes = static_cast<double>(model.bytes());
   bytes -= static_cast<double>(model.parameter("emb.weight").value.bytes());
-  bytes += 2.0 * static_cast<double>(model.state_layout().slot_size * 4);
+  bytes += 2.0 * static_cast<double>(model.state_layout()->slot_size * 4);
   Session session(model, pool, f.deterministic);
   Profile profile;
   const std::vector<int32_t> tokens = some_tokens(f.tokens + 10, model.config().vocabulary);

@@ -67,9 +67,10 @@ Model bench_model_on_gpu(const BenchFlags& f) {
   Model model = Model::zeros_on_gpu(config, parse_dtype(f.dtype));
   Filler filler;
   for (const Parameter& p : model.parameters()) {
-    const bool norm = p.spec.name.ends_with(".weight") && !p.spec.is_matrix();
+    const bool vector = p.spec.role == Role::kVector;
+    const bool norm = vector && p.spec.name.ends_with(".weight");
     const double width = static_cast<double>(p.value.cols());
-    filler.fill(p.value, p.spec.is_matrix() ? 1 / std::sqrt(width) : 0.1, norm ? 1 : 0);
+    filler.fill(p.value, vector ? 0.1 : 1 / std::sqrt(width), norm ? 1 : 0);
   }
   return model;
 }

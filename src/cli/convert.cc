@@ -103,7 +103,7 @@ Content content_of(const TensorSource& source) {
   const Model plan = plan_from_tensors(named);
   for (const Parameter& parameter : plan.parameters()) {
     content.tensors.push_back(*stored.at(parameter.spec.name));
-    content.tensors.back().shape = parameter.spec.shape;
+    content.tensors.back().shape = parameter.spec.stored_shape();
   }
   return content;
 }
@@ -196,19 +196,19 @@ int convert_model(const ConvertOptions& options) {
         "the model is RWKV-{}: Hugging Face folders are written of RWKV-4; write a .pth or "
         ".safetensors file",
         content.generation);
-  check(format != "pth" || source.norm_epsilon == TensorSource().norm_epsilon,
+  check(format != "pth" || source.epsilons.layer_norm == TensorSource().epsilons.layer_norm,
         "the model's layer norms add {}, which a .pth cannot say: write a .safetensors file or a "
         "Hugging Face folder",
-        source.norm_epsilon);
-  check(format != "pth" || source.group_norm_epsilon == TensorSource().group_norm_epsilon,
+        source.epsilons.layer_norm);
+  check(format != "pth" || source.epsilons.group_norm == TensorSource().epsilons.group_norm,
         "the model's group norms add {}, which a .pth cannot say, and other programs would add {}: "
         "write a .safetensors file",
-        source.group_norm_epsilon, TensorSource().group_norm_epsilon);
+        source.epsilons.group_norm, TensorSource().epsilons.group_norm);
 
   const std::vector<StoredTensor> tensors = in_types(content.tensors, options, format);
   std::map<std::string, std::string> metadata = source.metadata;
   for (const char* of_the_file : {"weight_type", "format"}) metadata.erase(of_the_file);
-  write_epsilons(source, metadata);
+  write_epsilons(source.epsilons, metadata);
 
   catch_signals();
   const int64_t total = bytes_of(tensors);
@@ -234,7 +234,7 @@ int convert_model(const ConvertOptions& options) {
   if (format == "hf") {
     write_huggingface(options.output, tensors, metadata,
                       {.context_length = context_of(metadata),
-                       .norm_epsilon = source.norm_epsilon,
+                       .norm_epsilon = source.epsilons.layer_norm,
                        .shard_bytes = parse_size(options.shard_size)},
                       on_progress);
   } else if (format == "safetensors") {

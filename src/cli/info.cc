@@ -31,7 +31,8 @@ int64_t training_flops(const Model& model) { return 3 * flops(model); }
 int64_t bytes_with(const Model& model, DType matrices) {
   int64_t bytes = 0;
   for (const Parameter& parameter : model.parameters()) {
-    bytes += parameter.value.count() * size_of(parameter.spec.is_matrix() ? matrices : DType::kF32);
+    const bool vector = parameter.spec.role == Role::kVector;
+    bytes += parameter.value.count() * size_of(vector ? DType::kF32 : matrices);
   }
   return bytes;
 }
@@ -63,7 +64,7 @@ Json tensor_list(const Model& model, const TensorSource* source) {
   Json list = Json::array();
   for (const Parameter& parameter : model.parameters()) {
     const StoredTensor* stored = source == nullptr ? nullptr : source->find(parameter.spec.name);
-    const Shape& shape = stored == nullptr ? parameter.spec.shape : stored->shape;
+    const Shape shape = stored == nullptr ? parameter.spec.stored_shape() : stored->shape;
     Json sizes = Json::array();
     for (int axis = 0; axis < shape.rank(); ++axis) sizes.push_back(shape[axis]);
     const std::string_view type = stored == nullptr ? name_of(DType::kF32) : stored->stored_type();
@@ -86,23 +87,20 @@ Json origin(const std::map<std::string, std::string>& metadata) {
 }
 
 Json describe(const Model& model) {
-  const ModelConfig& config = model.config();
-  return {{"generation", config.generation},
-          {"layers", config.layers},
-          {"width", config.width},
-          {"attention_width", config.attention_width},
-          {"ffn_width", config.ffn_width},
-          {"vocabulary", config.vocabulary},
-          {"parameters", model.parameter_count()},
-          {"parameters_by_part", parts(model)},
-          {"optimizer_groups", optimizer_groups(model)},
-          {"bytes",
-           {{"f32", bytes_with(model, DType::kF32)},
-            {"f16", bytes_with(model, DType::kF16)},
-            {"bf16", bytes_with(model, DType::kBF16)}}},
-          {"state_bytes", model.state_layout().slot_size * size_of(DType::kF32)},
-          {"flops_per_token", flops(model)},
-          {"flops_per_token_training", training_flops(model)}};
+  Json result = {{"generation", model.config().generation}};
+  for (const auto& [name, size] : sizes_of(model.config())) result[name] = size;
+  const Json rest = {{"parameters", model.parameter_count()},
+                     {"parameters_by_part", parts(model)},
+                     {"optimizer_groups", optimizer_groups(model)},
+                     {"bytes",
+                      {{"f32", bytes_with(model, DType::kF32)},
+                       {"f16", bytes_with(model, DType::kF16)},
+                       {"bf16", bytes_with(model, DType::kBF16)}}},
+                     {"state_bytes", model.state_layout()->slot_size * size_of(DType::kF32)},
+                     {"flops_per_token", flops(model)},
+                     {"flops_per_token_training", training_flops(model)}};
+  result.update(rest);
+  return result;
 }
 
 // 169342464 -> "169,342,464"

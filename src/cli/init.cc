@@ -45,14 +45,15 @@ int init(const InitVerbOptions& options) {
   if (options.dtype != DType::kF32) {
     std::vector<NamedTensor> tensors;
     for (const Parameter& parameter : model.parameters()) {
-      tensors.push_back({parameter.spec.name, parameter.value});
+      tensors.push_back(stored_tensor(parameter));
     }
     model = model_from_tensors(tensors, matrix_type(options.dtype));
   }
   std::vector<StoredTensor> tensors;
   for (const Parameter& parameter : model.parameters()) {
-    const Tensor& value = parameter.value;
-    tensors.push_back({parameter.spec.name, value.dtype, value.shape, value.data});
+    const NamedTensor tensor = stored_tensor(parameter);
+    tensors.push_back(
+        {tensor.name, tensor.view.dtype, tensor.view.shape, tensor.view.data, tensor.make});
   }
   nlohmann::json about = {
       {"generation", config.generation}, {"scheme", init.scheme}, {"seed", init.seed}};

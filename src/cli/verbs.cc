@@ -127,17 +127,17 @@ std::filesystem::path find_model_file(const std::string& path) {
 
 namespace {
 
-// `make` turns the tensors and the epsilon of the norms into a model.
+// `make` turns the tensors and the epsilons of the norms into a model.
 LoadedModel open_model(
     const std::string& path,
-    const std::function<Model(std::span<const NamedTensor> tensors, float epsilon)>& make) {
+    const std::function<Model(std::span<const NamedTensor>, const NormEpsilons&)>& make) {
   LoadedModel loaded;
   loaded.file = find_model_file(path);
   try {
     const TensorSource source = open_checkpoint(loaded.file);
     loaded.format = source.format;
     loaded.metadata = source.metadata;
-    loaded.model = std::make_unique<Model>(make(model_tensors(source), source.norm_epsilon));
+    loaded.model = std::make_unique<Model>(make(model_tensors(source), source.epsilons));
   } catch (const Error& error) {
     fail("cannot load '{}': {}", loaded.file.string(), error.what());
   }
@@ -148,17 +148,19 @@ LoadedModel open_model(
 
 LoadedModel load_model(const std::string& path, MatrixType type, Device device) {
   if (device != Device::kCuda) {
-    return open_model(path, [type](std::span<const NamedTensor> tensors, float epsilon) {
-      return model_from_tensors(tensors, type, epsilon);
-    });
+    return open_model(path,
+                      [type](std::span<const NamedTensor> tensors, const NormEpsilons& epsilons) {
+                        return model_from_tensors(tensors, type, epsilons);
+                      });
   }
   if (type == MatrixType::kF16) {
     wrong_usage("--dtype f16 is not possible on a GPU: expected f32, bf16 or as-stored");
   }
-  return open_model(path, [type](std::span<const NamedTensor> tensors, float epsilon) {
-    const Model model = model_from_tensors(tensors, type, epsilon);
-    return model.on_gpu(model.head().value.dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
-  });
+  return open_model(
+      path, [type](std::span<const NamedTensor> tensors, const NormEpsilons& epsilons) {
+        const Model model = model_from_tensors(tensors, type, epsilons);
+        return model.on_gpu(model.head().value.dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
+      });
 }
 
 LoadedModel look_at_model(const std::string& path) { return open_model(path, plan_from_tensors); }

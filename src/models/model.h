@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <ranges>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,8 +31,13 @@ class Model {
                         Device device = Device::kCpu);
 
   const ModelConfig& config() const { return config_; }
-  const StateLayout& state_layout() const { return state_layout_; }
-  std::span<const Parameter> parameters() const { return parameters_; }
+  const std::shared_ptr<const StateLayout>& state_layout() const { return state_layout_; }
+  // In checkpoint order: a range of const Parameter&.
+  auto parameters() const {
+    return std::views::transform(
+        parameters_, [](const Parameter* parameter) -> const Parameter& { return *parameter; });
+  }
+  // Throws Error if there is none of this name.
   const Parameter& parameter(std::string_view name) const;
   int64_t parameter_count() const;
   // Bytes of the parameters in memory.
@@ -52,11 +58,12 @@ class Model {
   Tensor forward(Context& ctx, const PlacedBatch& batch, const ForwardOptions& options) const;
   // The output norm: what the head reads.
   Tensor output_norm(Context& ctx, const Tensor& x) const;
-  Weight head() const { return parameter("head.weight").weight(); }
+  Weight head() const { return network_->head.weight(); }
   // Logits [R, V], float32 or wider, of these rows of the residual stream, in this order; not for
   // recording.
   Tensor logits(Context& ctx, const Tensor& x, std::span<const int64_t> rows) const;
-  // For training: gives every parameter an id on the tape, and products a bfloat16 copy if `low`.
+  // For training: gives every trainable parameter an id on the tape, and products a bfloat16 copy
+  // if `low`.
   void prepare_training(bool low);
   // Rounds the masters into the bfloat16 copies again, after the masters were written.
   void refresh_low();
@@ -64,13 +71,14 @@ class Model {
  private:
   explicit Model(const ModelConfig& config);
   void allocate(const std::vector<DType>& dtypes, Device device = Device::kCpu);
+  void allocate_on_gpu(DType matrices);
 
   ModelConfig config_;
   Device device_ = Device::kCpu;
-  StateLayout state_layout_;
-  std::vector<Parameter> parameters_;
-  Memory memory_, low_memory_;
   std::unique_ptr<Network> network_;
+  std::vector<Parameter*> parameters_;  // of the network
+  std::shared_ptr<const StateLayout> state_layout_;
+  Memory memory_, low_memory_;
 };
 
 // The paper's forward floating-point operations per token: 2 (V C + matrices of the blocks). The

@@ -13,11 +13,16 @@ namespace {
 constexpr std::string_view kPrefix = "checkpoint-", kSuffix = ".safetensors";
 constexpr std::string_view kFirstMoment = "optimizer.m.", kSecondMoment = "optimizer.v.";
 
-StoredTensor stored(std::string name, const TensorView& view) {
-  StoredTensor tensor{std::move(name), view.dtype, view.shape, view.data};
-  if (cuda::is_device_memory(view.data)) {
+StoredTensor stored(const Parameter& parameter) {
+  const NamedTensor tensor = stored_tensor(parameter);
+  return {tensor.name, tensor.view.dtype, tensor.view.shape, tensor.view.data, tensor.make};
+}
+
+StoredTensor stored(std::string name, const TensorView& moment) {
+  StoredTensor tensor{std::move(name), moment.dtype, moment.shape, moment.data};
+  if (cuda::is_device_memory(moment.data)) {
     tensor.data = nullptr;
-    tensor.make = [view](void* to) { copy_bytes(to, view.data, view.bytes()); };
+    tensor.make = [moment](void* to) { copy_bytes(to, moment.data, moment.bytes()); };
   }
   return tensor;
 }
@@ -47,9 +52,7 @@ nlohmann::json describe(const Model& model, const RunState& run) {
 
 std::map<std::string, std::string> metadata_of(const Model& model, const RunState& run) {
   std::map<std::string, std::string> metadata = {{"rookery", describe(model, run).dump()}};
-  TensorSource norms;
-  norms.norm_epsilon = model.config().norm_epsilon;
-  write_epsilons(norms, metadata);
+  write_epsilons(model.config().epsilons, metadata);
   if (!run.tokenizer_definition.empty()) metadata["tokenizer"] = run.tokenizer_definition;
   return metadata;
 }
@@ -137,14 +140,8 @@ TrainOptions train_options_from_json(const nlohmann::json& json) {
 }
 
 uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& options) {
-  const nlohmann::json all = {{"generation", config.generation},
-                              {"layers", config.layers},
-                              {"width", config.width},
-                              {"attention_width", config.attention_width},
-                              {"ffn_width", config.ffn_width},
-                              {"vocabulary", config.vocabulary},
-                              {"norm_epsilon", config.norm_epsilon},
-                              {"options", to_json(options)}};
+  nlohmann::json all = {{"options", to_json(options)}};
+  config.visit([&](const char* name, const auto& member) { all[name] = member; });
   return hash_bytes(all.dump());
 }
 
@@ -188,8 +185,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const
                                       const RunState& run) {
   std::vector<StoredTensor> tensors;
   const auto parameters = trainer.model().parameters();
-  for (const Parameter& parameter : parameters)
-    tensors.push_back(stored(parameter.spec.name, parameter.value));
+  for (const Parameter& parameter : parameters) tensors.push_back(stored(parameter));
   for (size_t i = 0; i < parameters.size(); ++i) {
     tensors.push_back(
         stored(std::string(kFirstMoment) + parameters[i].spec.name, trainer.optimizer().m(i)));
@@ -214,7 +210,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const
 void save_model(const std::filesystem::path& path, const Model& model, const RunState& run) {
   std::vector<StoredTensor> tensors;
   for (const Parameter& parameter : model.parameters()) {
-    tensors.push_back(stored(parameter.spec.name, parameter.value));
+    tensors.push_back(stored(parameter));
   }
   write_safetensors(path, tensors, metadata_of(model, run));
 }
@@ -246,7 +242,7 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     json.at("validate_every").get_to(run.validate_every);
     json.at("validation_loss").get_to(run.validation_loss);
     check(run.step >= 0, "its step is {}", run.step);
-    Model model = model_from_tensors(model_tensors(source), MatrixType::kF32, source.norm_epsilon);
+    Model model = model_from_tensors(model_tensors(source), MatrixType::kF32, source.epsilons);
     check(json.at("configuration_hash").get<uint64_t>() ==
               configuration_hash(model.config(), run.options),
           "its weights do not belong to its training options");

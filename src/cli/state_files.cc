@@ -46,8 +46,8 @@ SavedState saved_state(const Model& model, const Tokenizer* tokenizer, const Sta
   const State here = state.on_host();
   const float* values = here.slot(0).as<float>();
   for (const StateItem& item : state.layout().items) {
-    saved.items.push_back(
-        {item.name, std::vector(values + item.offset, values + item.offset + item.width())});
+    saved.items.push_back({item.name, item.shape,
+                           std::vector(values + item.offset, values + item.offset + item.width())});
   }
   return saved;
 }
@@ -65,8 +65,7 @@ SavedState load_state(const std::filesystem::path& path, const Model& model,
   const std::vector<StateItem>& items = model.state_layout()->items;
   bool fits = items.size() == saved.items.size();
   for (size_t i = 0; fits && i < items.size(); ++i) {
-    fits = items[i].name == saved.items[i].name &&
-           items[i].width() == static_cast<int64_t>(saved.items[i].values.size());
+    fits = items[i].name == saved.items[i].name && items[i].shape == saved.items[i].shape;
   }
   const int64_t vocabulary = model.config().vocabulary;
   fits = fits && (saved.logits.empty() || static_cast<int64_t>(saved.logits.size()) == vocabulary);

@@ -85,8 +85,8 @@ int64_t steps_in(const TrainFlags& flags, const RunData& data, int64_t vocabular
 
 void dry_run(const TrainFlags& flags, const ModelConfig& config, const TrainOptions& options,
              int64_t steps, ThreadPool& pool) {
-  const MemoryPlan plan = plan_memory(config, options, pool, flags.device);
   const Model model = Model::planned(config);
+  const MemoryPlan plan = plan_memory(model, options, pool, flags.device);
   // The product library compiles its kernels when it is first called, and that is part of a run's
   // memory.
   if (flags.device == Device::kCpu) measure_product_rate(pool, options.products, 1);

@@ -51,15 +51,20 @@ std::vector<Tensor> Context::layer(std::vector<Tensor> inputs, Layer body) {
   tape = outer;
   if (!recording()) return outputs;
 
-  record("layer", inputs, outputs, [this, inputs, outputs, body = std::move(body), random_before] {
+  const auto backward = [this, inputs, outputs, body = std::move(body), random_before] {
     const ArenaScope scope(*arena);
     const size_t mark = tape->size();
     const uint64_t random_after = std::exchange(random_stream, random_before);
     const std::vector<Tensor> again = body(inputs);
     random_stream = random_after;
-    for (size_t i = 0; i < again.size(); ++i) tape->move_gradient(outputs[i], again[i]);
+    for (size_t i = 0; i < again.size(); ++i) {
+      if (tape->wants(again[i])) tape->move_gradient(outputs[i], again[i]);
+    }
     tape->run_backward(mark);
-  });
+  };
+  // Whatever the inputs are: only the second run sees whether parameters of the layer have
+  // gradients.
+  tape->record("layer", inputs, outputs, backward);
   return outputs;
 }
 

@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "core/arena.h"
@@ -33,6 +34,11 @@ class Tape {
   // interest) and stays after the pass. `accumulate`: the first contribution of the pass is added
   // to what is there.
   void keep_gradient(const Tensor& tensor, const TensorView& memory, bool accumulate);
+
+  // These depend on nothing that has a gradient, so nobody wants theirs.
+  void mark_constant(const std::vector<Tensor>& tensors);
+  // Whether somebody wants the gradient of x.
+  bool wants(const Tensor& x) const { return x.id != 0 && !constant_.contains(x.id); }
 
   void record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs,
               std::function<void()> backward);
@@ -74,6 +80,7 @@ class Tape {
   Arena arena_;                                 // gradients of activations
   std::map<int64_t, std::vector<void*>> free_;  // by size in bytes: sizes repeat layer by layer
   std::unordered_map<int64_t, Slot> slots_;     // by tensor id
+  std::unordered_set<int64_t> constant_;        // ids
   std::vector<Record> records_;
 };
 

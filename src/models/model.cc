@@ -77,8 +77,16 @@ int64_t Model::bytes() const {
   return bytes;
 }
 
-Model Model::converted(DType dtype) const {
+Model Model::plan() const {
   Model model(config_);
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    model.parameters_[i]->trainable = parameters_[i]->trainable;
+  }
+  return model;
+}
+
+Model Model::converted(DType dtype) const {
+  Model model = plan();
   model.allocate(std::vector(parameters_.size(), dtype));
   for (size_t i = 0; i < parameters_.size(); ++i) {
     convert(parameters_[i]->value, model.parameters_[i]->value);
@@ -102,7 +110,7 @@ Model Model::zeros_on_gpu(const ModelConfig& config, DType matrices) {
 
 Model Model::on_gpu(DType matrices) const {
   assert(device_ == Device::kCpu);
-  Model model(config_);
+  Model model = plan();
   model.allocate_on_gpu(matrices);
   std::vector<std::byte> converted;
   for (size_t i = 0; i < parameters_.size(); ++i) {
@@ -150,11 +158,15 @@ Tensor Model::logits(Context& ctx, const Tensor& x, std::span<const int64_t> row
   return linear_as(ctx, ctx.wide_dtype(), output_norm(ctx, chosen), head());
 }
 
+void Model::set_trainable(const std::function<bool(const ParameterSpec&)>& trainable) {
+  for (Parameter* parameter : parameters_) parameter->trainable = trainable(parameter->spec);
+}
+
 void Model::prepare_training(bool low) {
   int64_t elements = 0;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     // Negative, so that no activation has it.
-    parameters_[i]->value.id = -static_cast<int64_t>(i) - 1;
+    parameters_[i]->value.id = parameters_[i]->trainable ? -static_cast<int64_t>(i) - 1 : 0;
     if (low && is_multiplied(parameters_[i]->spec.role)) elements += parameters_[i]->room();
   }
   if (!low) return;

@@ -3,6 +3,7 @@
 // for them (load.h).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <ranges>
 #include <span>
@@ -42,6 +43,8 @@ class Model {
   int64_t parameter_count() const;
   // Bytes of the parameters in memory.
   int64_t bytes() const;
+  // The same model without numbers and without memory: as planned().
+  Model plan() const;
   // The same numbers as F64 or C128, for `ref`.
   Model converted(DType dtype) const;
   // The same model in a GPU's memory, matrices as F32 or BF16, vectors in float32. One tensor at a
@@ -62,6 +65,9 @@ class Model {
   // Logits [R, V], float32 or wider, of these rows of the residual stream, in this order; not for
   // recording.
   Tensor logits(Context& ctx, const Tensor& x, std::span<const int64_t> rows) const;
+  // Training changes the parameters for which this is true, and no others; at first all. Copies of
+  // the model keep it.
+  void set_trainable(const std::function<bool(const ParameterSpec&)>& trainable);
   // For training: gives every trainable parameter an id on the tape, and products a bfloat16 copy
   // if `low`.
   void prepare_training(bool low);

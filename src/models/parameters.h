@@ -54,7 +54,8 @@ struct Parameter {
   Tensor value;
   TensorView low;  // bfloat16 copy that products read, while training with float32 masters
 
-  bool padded = false;  // a matrix of a GPU: see Weight
+  bool padded = false;    // a matrix of a GPU: see Weight
+  bool trainable = true;  // false: training leaves it as it is
 
   operator const Tensor&() const { return value; }  // NOLINT: a vector parameter is its tensor
   Weight weight() const { return {value, low, padded}; }

@@ -1,7 +1,7 @@
 #include "training/checkpoint.h"
 
 #include <algorithm>
-#include <cstring>
+#include <set>
 
 #include "io/hash.h"
 #include "formats/safetensors.h"
@@ -10,6 +10,7 @@
 namespace rookery {
 namespace {
 
+constexpr int64_t kFormat = 2;
 constexpr std::string_view kPrefix = "checkpoint-", kSuffix = ".safetensors";
 constexpr std::string_view kFirstMoment = "optimizer.m.", kSecondMoment = "optimizer.v.";
 
@@ -27,15 +28,23 @@ StoredTensor stored(std::string name, const TensorView& moment) {
   return tensor;
 }
 
+std::vector<std::string> names_of_frozen(const Model& model) {
+  std::vector<std::string> names;
+  for (const Parameter& parameter : model.parameters()) {
+    if (!parameter.trainable) names.push_back(parameter.spec.name);
+  }
+  return names;
+}
+
 nlohmann::json describe(const Model& model, const RunState& run) {
-  const ModelConfig& config = model.config();
-  return {{"format", 1},
-          {"generation", config.generation},
+  return {{"format", kFormat},
+          {"generation", model.config().generation},
+          {"frozen", names_of_frozen(model)},
           {"tokenizer", run.tokenizer},
           {"step", run.step},
           {"tokens_seen", run.tokens_seen},
           {"options", to_json(run.options)},
-          {"configuration_hash", configuration_hash(config, run.options)},
+          {"configuration_hash", configuration_hash(model, run.options)},
           // All random numbers of training follow from the seed and the step: this is their whole
           // state.
           {"random", {{"seed", run.options.seed}, {"step", run.step}}},
@@ -70,35 +79,31 @@ void copy_tensor(const TensorSource& source, const std::string& name, const Tens
 }  // namespace
 
 nlohmann::json to_json(const TrainOptions& o) {
-  nlohmann::json json = {{"context", o.context},
-                         {"batch", o.batch},
-                         {"accumulation", o.accumulation},
-                         {"products", name_of(o.products)},
-                         {"gradient_checkpointing", o.gradient_checkpointing},
-                         {"reset_documents", o.reset_documents},
-                         {"dropout", o.dropout},
-                         {"l2wrap", o.l2wrap},
-                         {"seed", o.seed},
-                         {"validation_fraction", o.validation_fraction},
-                         {"schedule",
-                          {{"kind", name_of(o.schedule.kind)},
-                           {"rate", o.schedule.rate},
-                           {"final_rate", o.schedule.final_rate},
-                           {"warmup_steps", o.schedule.warmup_steps},
-                           {"total_steps", o.schedule.total_steps},
-                           {"constant_steps", o.schedule.constant_steps}}},
-                         {"optimizer",
-                          {{"beta1", o.optimizer.beta1},
-                           {"beta2", o.optimizer.beta2},
-                           {"epsilon", o.optimizer.epsilon},
-                           {"weight_decay", o.optimizer.weight_decay},
-                           {"clip", o.optimizer.clip}}}};
-  // Only if it is another order than that of checkpoints which do not know any: their hash stays.
-  if (o.order != WindowOrder::kShuffled) {
-    json["order"] = name_of(o.order);
-    json["magic_prime"] = o.magic_prime;
-  }
-  return json;
+  return {{"context", o.context},
+          {"batch", o.batch},
+          {"accumulation", o.accumulation},
+          {"products", name_of(o.products)},
+          {"gradient_checkpointing", o.gradient_checkpointing},
+          {"reset_documents", o.reset_documents},
+          {"order", name_of(o.order)},
+          {"magic_prime", o.magic_prime},
+          {"dropout", o.dropout},
+          {"l2wrap", o.l2wrap},
+          {"seed", o.seed},
+          {"validation_fraction", o.validation_fraction},
+          {"schedule",
+           {{"kind", name_of(o.schedule.kind)},
+            {"rate", o.schedule.rate},
+            {"final_rate", o.schedule.final_rate},
+            {"warmup_steps", o.schedule.warmup_steps},
+            {"total_steps", o.schedule.total_steps},
+            {"constant_steps", o.schedule.constant_steps}}},
+          {"optimizer",
+           {{"beta1", o.optimizer.beta1},
+            {"beta2", o.optimizer.beta2},
+            {"epsilon", o.optimizer.epsilon},
+            {"weight_decay", o.optimizer.weight_decay},
+            {"clip", o.optimizer.clip}}}};
 }
 
 TrainOptions train_options_from_json(const nlohmann::json& json) {
@@ -114,10 +119,8 @@ TrainOptions train_options_from_json(const nlohmann::json& json) {
     json.at("l2wrap").get_to(o.l2wrap);
     json.at("seed").get_to(o.seed);
     json.at("validation_fraction").get_to(o.validation_fraction);
-    if (json.contains("order")) {
-      o.order = parse_window_order(json.at("order").get<std::string>());
-      json.at("magic_prime").get_to(o.magic_prime);
-    }
+    o.order = parse_window_order(json.at("order").get<std::string>());
+    json.at("magic_prime").get_to(o.magic_prime);
     const auto& schedule = json.at("schedule");
     o.schedule.kind = parse_schedule_kind(schedule.at("kind").get<std::string>());
     schedule.at("rate").get_to(o.schedule.rate);
@@ -139,9 +142,9 @@ TrainOptions train_options_from_json(const nlohmann::json& json) {
   return o;
 }
 
-uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& options) {
-  nlohmann::json all = {{"options", to_json(options)}};
-  config.visit([&](const char* name, const auto& member) { all[name] = member; });
+uint64_t configuration_hash(const Model& model, const TrainOptions& options) {
+  nlohmann::json all = {{"options", to_json(options)}, {"frozen", names_of_frozen(model)}};
+  model.config().visit([&](const char* name, const auto& member) { all[name] = member; });
   return hash_bytes(all.dump());
 }
 
@@ -184,15 +187,15 @@ std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path&
 std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const Trainer& trainer,
                                       const RunState& run) {
   std::vector<StoredTensor> tensors;
-  const auto parameters = trainer.model().parameters();
-  for (const Parameter& parameter : parameters) tensors.push_back(stored(parameter));
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    tensors.push_back(
-        stored(std::string(kFirstMoment) + parameters[i].spec.name, trainer.optimizer().m(i)));
+  for (const Parameter& parameter : trainer.model().parameters()) {
+    tensors.push_back(stored(parameter));
   }
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    tensors.push_back(
-        stored(std::string(kSecondMoment) + parameters[i].spec.name, trainer.optimizer().v(i)));
+  const auto entries = trainer.optimizer().entries();
+  for (const Optimizer::Entry& entry : entries) {
+    tensors.push_back(stored(std::string(kFirstMoment) + entry.parameter->spec.name, entry.m));
+  }
+  for (const Optimizer::Entry& entry : entries) {
+    tensors.push_back(stored(std::string(kSecondMoment) + entry.parameter->spec.name, entry.v));
   }
   const std::filesystem::path path = checkpoint_path(folder, run.step);
   write_safetensors(path, tensors, metadata_of(trainer.model(), run));
@@ -222,6 +225,10 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     const auto metadata = source.metadata.find("rookery");
     check(metadata != source.metadata.end(), "it holds no state of training");
     const nlohmann::json json = nlohmann::json::parse(metadata->second);
+    check(json.at("format") == kFormat,
+          "it has format {} of checkpoints, this program reads format {}: resume with the program "
+          "that wrote it",
+          json.at("format").dump(), kFormat);
     RunState& run = resumed.run;
     run.options = train_options_from_json(json.at("options"));
     json.at("step").get_to(run.step);
@@ -229,30 +236,25 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     json.at("tokenizer").get_to(run.tokenizer);
     json.at("data").at("files").get_to(run.data_files);
     json.at("data").at("hash").get_to(run.data_hash);
-    // Older checkpoints were trained on bytes, and held out of their own text only.
-    if (json.at("data").contains("validation_files")) {
-      json.at("data").at("validation_files").get_to(run.validation_files);
-    }
+    json.at("data").at("validation_files").get_to(run.validation_files);
     const auto definition = source.metadata.find("tokenizer");
-    run.tokenizer_definition = definition != source.metadata.end() ? definition->second
-                               : run.tokenizer == "bytes"          ? "bytes"
-                                                                   : "";
+    run.tokenizer_definition =
+        definition != source.metadata.end() ? definition->second : std::string();
     json.at("checkpoint_every").get_to(run.checkpoint_every);
     json.at("keep").get_to(run.keep);
     json.at("validate_every").get_to(run.validate_every);
     json.at("validation_loss").get_to(run.validation_loss);
     check(run.step >= 0, "its step is {}", run.step);
     Model model = model_from_tensors(model_tensors(source), MatrixType::kF32, source.epsilons);
-    check(json.at("configuration_hash").get<uint64_t>() ==
-              configuration_hash(model.config(), run.options),
+    const auto frozen = json.at("frozen").get<std::set<std::string>>();
+    model.set_trainable([&](const ParameterSpec& spec) { return !frozen.contains(spec.name); });
+    check(json.at("configuration_hash").get<uint64_t>() == configuration_hash(model, run.options),
           "its weights do not belong to its training options");
     resumed.trainer = std::make_unique<Trainer>(std::move(model), run.options, pool, device);
-    const auto parameters = resumed.trainer->model().parameters();
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      copy_tensor(source, std::string(kFirstMoment) + parameters[i].spec.name,
-                  resumed.trainer->optimizer().m(i));
-      copy_tensor(source, std::string(kSecondMoment) + parameters[i].spec.name,
-                  resumed.trainer->optimizer().v(i));
+    for (const Optimizer::Entry& entry : resumed.trainer->optimizer().entries()) {
+      const std::string& name = entry.parameter->spec.name;
+      copy_tensor(source, std::string(kFirstMoment) + name, entry.m);
+      copy_tensor(source, std::string(kSecondMoment) + name, entry.v);
     }
     resumed.trainer->set_steps_done(run.step);
   } catch (const nlohmann::json::exception& error) {

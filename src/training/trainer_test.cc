@@ -45,14 +45,13 @@ class TrainerTest : public ::testing::Test {
   }
   static std::vector<float> weights(const Trainer& trainer) {
     std::vector<float> all;
-    for (size_t i = 0; i < trainer.model().parameters().size(); ++i) {
-      for (const TensorView& view : {static_cast<TensorView>(trainer.model().parameters()[i].value),
-                                     trainer.optimizer().m(i), trainer.optimizer().v(i)}) {
-        const size_t before = all.size();
-        all.resize(before + view.count());
-        copy_bytes(all.data() + before, view.data, view.bytes());
-      }
-    }
+    const auto add = [&](const TensorView& view) {
+      const size_t before = all.size();
+      all.resize(before + view.count());
+      copy_bytes(all.data() + before, view.data, view.bytes());
+    };
+    for (const Parameter& parameter : trainer.model().parameters()) add(parameter.value);
+    for (const Optimizer::Entry& entry : trainer.optimizer().entries()) add(entry.m), add(entry.v);
     return all;
   }
 
@@ -287,7 +286,7 @@ TEST_F(GpuTrainerTest, SaysWhatWouldFit) {
   options_.batch = 4096;
   const ModelConfig config = make_config("4", 12, 768, 256);
   const int64_t free = cuda::free_memory();
-  if (plan_memory(config, options_, pool_, Device::kCuda).total() <= free) {
+  if (plan_memory(Model::planned(config), options_, pool_, Device::kCuda).total() <= free) {
     GTEST_SKIP() << "SKIPPED: this GPU has room for all of it";
   }
   try {
@@ -296,6 +295,98 @@ TEST_F(GpuTrainerTest, SaysWhatWouldFit) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("a batch of "), std::string::npos) << error.what();
   }
+}
+
+class FrozenTest : public TrainerTest {
+ protected:
+  static bool trainable(const ParameterSpec& spec) {
+    return !spec.name.starts_with("emb.") && !spec.name.starts_with("blocks.0.") &&
+           spec.name != "blocks.1.att.key.weight" && spec.name != "blocks.1.ffn.time_mix_k";
+  }
+  Trainer make_frozen() {
+    // Dense, so that a gradient in the wrong place would be seen.
+    Model model = Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_);
+    model.set_trainable(trainable);
+    return Trainer(std::move(model), options_, pool_);
+  }
+};
+
+TEST_F(FrozenTest, KeepTheirBitsWhileTheOthersMove) {
+  options_.optimizer.weight_decay = 0.1;
+  for (const bool checkpointing : {false, true}) {
+    options_.gradient_checkpointing = checkpointing;
+    Trainer trainer = make_frozen();
+    const Model before =
+        Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_);
+    for (int i = 0; i < 3; ++i) trainer.step(loader());
+    for (const Parameter& parameter : trainer.model().parameters()) {
+      const TensorView old = before.parameter(parameter.spec.name).value;
+      const bool same = std::memcmp(parameter.value.data, old.data, old.bytes()) == 0;
+      EXPECT_EQ(same, !trainable(parameter.spec)) << parameter.spec.name;
+    }
+    for (const Optimizer::Entry& entry : trainer.optimizer().entries()) {
+      EXPECT_TRUE(trainable(entry.parameter->spec)) << entry.parameter->spec.name;
+    }
+  }
+}
+
+// The first step's gradients are those of a run that trains everything, to the bit.
+TEST_F(FrozenTest, DoNotChangeTheGradientsOfOthers) {
+  options_.optimizer.clip = 0;
+  Trainer some = make_frozen();
+  Trainer all(Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_),
+              options_, pool_);
+  some.step(loader());
+  all.step(loader());
+  size_t compared = 0;
+  for (const Optimizer::Entry& entry : all.optimizer().entries()) {
+    if (!trainable(entry.parameter->spec)) continue;
+    const Optimizer::Entry& own = some.optimizer().entries()[compared++];
+    ASSERT_EQ(own.parameter->spec.name, entry.parameter->spec.name);
+    EXPECT_EQ(elements(own.gradient), elements(entry.gradient)) << entry.parameter->spec.name;
+  }
+  EXPECT_EQ(compared, some.optimizer().entries().size());
+}
+
+// Below the lowest trainable parameter there is no backward at all.
+TEST_F(FrozenTest, SaveWorkAndMemory) {
+  Model model = Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_);
+  const MemoryPlan all = plan_memory(model, options_, pool_);
+  model.set_trainable([](const ParameterSpec& spec) { return spec.name.starts_with("ln_out"); });
+  const MemoryPlan norm_only = plan_memory(model, options_, pool_);
+  EXPECT_EQ(norm_only.gradients, 2 * 256);  // two vectors, each at a multiple of 256 bytes
+  EXPECT_EQ(norm_only.moments, 2 * norm_only.gradients);
+  EXPECT_EQ(norm_only.weights, all.weights);
+  EXPECT_LT(norm_only.activation_gradients, all.activation_gradients / 4);
+  Trainer trainer(std::move(model), options_, pool_);
+  std::vector<std::string> backward;
+  trainer.on_backward = [&](const Tape& tape) { backward = tape.backward_order(); };
+  trainer.step(loader());
+  EXPECT_EQ(backward, (std::vector<std::string>{"cross_entropy", "layer_norm"}));
+}
+
+TEST_F(FrozenTest, HaveNoMomentsInACheckpointAndStayFrozenWhenResumed) {
+  Trainer straight = make_frozen(), half = make_frozen();
+  for (int i = 0; i < 6; ++i) straight.step(loader());
+  for (int i = 0; i < 3; ++i) half.step(loader());
+  const auto path = save_checkpoint(folder_, half, {.options = options_, .step = 3});
+  const TensorSource file = open_checkpoint(path);
+  for (const Parameter& parameter : half.model().parameters()) {
+    EXPECT_NE(file.find(parameter.spec.name), nullptr);
+    for (const char* moment : {"optimizer.m.", "optimizer.v."}) {
+      EXPECT_EQ(file.find(moment + parameter.spec.name) != nullptr, trainable(parameter.spec))
+          << moment << parameter.spec.name;
+    }
+  }
+  Resumed resumed = load_checkpoint(path, pool_);
+  for (int i = 0; i < 3; ++i) resumed.trainer->step(loader());
+  EXPECT_EQ(weights(*resumed.trainer), weights(straight));
+}
+
+TEST_F(FrozenTest, AllFrozenIsRefused) {
+  Model model = Model::initialised(make_config("4", 2, 32, 256), {}, pool_);
+  model.set_trainable([](const ParameterSpec&) { return false; });
+  EXPECT_THROW(Trainer(std::move(model), options_, pool_), Error);
 }
 
 TEST_F(TrainerTest, KeepsTheLastCheckpoints) {
@@ -332,6 +423,8 @@ TEST_F(TrainerTest, RefusesDamagedCheckpoints) {
   attempt(replaced("\\\"batch\\\":3", "\\\"batch\\\":4"));  // the hash notices
   attempt(replaced("\\\"context\\\":24", "\\\"context\\\":-4"));
   attempt(replaced("\\\"step\\\":1", "\\\"step\\\":x"));
+  attempt(replaced("\\\"format\\\":2", "\\\"format\\\":1"));
+  attempt(replaced("\\\"frozen\\\":[]", "\\\"frozen\\\":{}"));
   // A model without the state of training.
   save_model(folder_ / "model.safetensors", trainer.model(), {.options = options_});
   EXPECT_THROW(load_checkpoint(folder_ / "model.safetensors", pool_), Error);
@@ -355,25 +448,6 @@ TEST_F(TrainerTest, TheOrderAndTheTokenizerAreKept) {
   save_model(folder_ / "model.safetensors", trainer.model(), state);
   EXPECT_EQ(open_checkpoint(folder_ / "model.safetensors").metadata.at("tokenizer"),
             state.tokenizer_definition);
-}
-
-// Checkpoints from before there were orders and other tokenizers.
-TEST_F(TrainerTest, OlderCheckpointsLoad) {
-  Trainer trainer = make_trainer();
-  const auto path = save_checkpoint(folder_, trainer, {.options = options_, .step = 1});
-  std::string bytes = read_text_file(path);
-  EXPECT_EQ(bytes.find("\\\"order\\\""), std::string::npos);  // so their hash has not changed
-  for (const std::string& key :
-       {std::string("\"tokenizer\":\"bytes\""), std::string("\\\"validation_files\\\"")}) {
-    const size_t at = bytes.find(key);
-    ASSERT_NE(at, std::string::npos) << key;
-    bytes[at + 3] = 'X';
-  }
-  std::ofstream(folder_ / "older.safetensors", std::ios::binary) << bytes;
-  const RunState run = load_checkpoint(folder_ / "older.safetensors", pool_).run;
-  EXPECT_EQ(run.options.order, WindowOrder::kShuffled);
-  EXPECT_EQ(run.tokenizer_definition, "bytes");
-  EXPECT_TRUE(run.validation_files.empty());
 }
 
 TEST_F(TrainerTest, RefusesOptionsThatDoNotFit) {

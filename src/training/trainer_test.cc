@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <set>
 
 #include "core/cpu_info.h"
 #include "io/file.h"
@@ -303,39 +304,52 @@ class FrozenTest : public TrainerTest {
     return !spec.name.starts_with("emb.") && !spec.name.starts_with("blocks.0.") &&
            spec.name != "blocks.1.att.key.weight" && spec.name != "blocks.1.ffn.time_mix_k";
   }
-  Trainer make_frozen() {
-    // Dense, so that a gradient in the wrong place would be seen.
-    Model model = Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_);
+  // Dense, so that a gradient in the wrong place would be seen.
+  Model make_model() {
+    return Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_);
+  }
+  Trainer make_frozen(Device device = Device::kCpu) {
+    Model model = make_model();
     model.set_trainable(trainable);
-    return Trainer(std::move(model), options_, pool_);
+    return Trainer(std::move(model), options_, pool_, device);
+  }
+  void expect_frozen_bits(Device device) {
+    const Model before = make_model();
+    for (const bool checkpointing : {false, true}) {
+      options_.gradient_checkpointing = checkpointing;
+      options_.products = checkpointing ? DType::kBF16 : DType::kF32;
+      Trainer trainer = make_frozen(device);
+      for (int i = 0; i < 3; ++i) trainer.step(loader());
+      for (const Parameter& parameter : trainer.model().parameters()) {
+        const auto old = elements(before.parameter(parameter.spec.name).value);
+        std::vector<float> now(old.size());
+        copy_bytes(now.data(), parameter.value.data, parameter.value.bytes());
+        EXPECT_EQ(std::equal(now.begin(), now.end(), old.begin()), !trainable(parameter.spec))
+            << parameter.spec.name;
+      }
+      for (const Optimizer::Entry& entry : trainer.optimizer().entries()) {
+        EXPECT_TRUE(trainable(entry.parameter->spec)) << entry.parameter->spec.name;
+      }
+    }
   }
 };
 
 TEST_F(FrozenTest, KeepTheirBitsWhileTheOthersMove) {
   options_.optimizer.weight_decay = 0.1;
-  for (const bool checkpointing : {false, true}) {
-    options_.gradient_checkpointing = checkpointing;
-    Trainer trainer = make_frozen();
-    const Model before =
-        Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_);
-    for (int i = 0; i < 3; ++i) trainer.step(loader());
-    for (const Parameter& parameter : trainer.model().parameters()) {
-      const TensorView old = before.parameter(parameter.spec.name).value;
-      const bool same = std::memcmp(parameter.value.data, old.data, old.bytes()) == 0;
-      EXPECT_EQ(same, !trainable(parameter.spec)) << parameter.spec.name;
-    }
-    for (const Optimizer::Entry& entry : trainer.optimizer().entries()) {
-      EXPECT_TRUE(trainable(entry.parameter->spec)) << entry.parameter->spec.name;
-    }
-  }
+  expect_frozen_bits(Device::kCpu);
+}
+
+TEST_F(FrozenTest, KeepTheirBitsOnAGpu) {
+  SKIP_WITHOUT_GPU();
+  options_.optimizer.weight_decay = 0.1;
+  expect_frozen_bits(Device::kCuda);
 }
 
 // The first step's gradients are those of a run that trains everything, to the bit.
 TEST_F(FrozenTest, DoNotChangeTheGradientsOfOthers) {
   options_.optimizer.clip = 0;
   Trainer some = make_frozen();
-  Trainer all(Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_),
-              options_, pool_);
+  Trainer all(make_model(), options_, pool_);
   some.step(loader());
   all.step(loader());
   size_t compared = 0;
@@ -350,7 +364,7 @@ TEST_F(FrozenTest, DoNotChangeTheGradientsOfOthers) {
 
 // Below the lowest trainable parameter there is no backward at all.
 TEST_F(FrozenTest, SaveWorkAndMemory) {
-  Model model = Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_);
+  Model model = make_model();
   const MemoryPlan all = plan_memory(model, options_, pool_);
   model.set_trainable([](const ParameterSpec& spec) { return spec.name.starts_with("ln_out"); });
   const MemoryPlan norm_only = plan_memory(model, options_, pool_);
@@ -384,7 +398,7 @@ TEST_F(FrozenTest, HaveNoMomentsInACheckpointAndStayFrozenWhenResumed) {
 }
 
 TEST_F(FrozenTest, AllFrozenIsRefused) {
-  Model model = Model::initialised(make_config("4", 2, 32, 256), {}, pool_);
+  Model model = make_model();
   model.set_trainable([](const ParameterSpec&) { return false; });
   EXPECT_THROW(Trainer(std::move(model), options_, pool_), Error);
 }
@@ -448,6 +462,31 @@ TEST_F(TrainerTest, TheOrderAndTheTokenizerAreKept) {
   save_model(folder_ / "model.safetensors", trainer.model(), state);
   EXPECT_EQ(open_checkpoint(folder_ / "model.safetensors").metadata.at("tokenizer"),
             state.tokenizer_definition);
+}
+
+TEST_F(TrainerTest, TheConfigurationHashSeesEveryMember) {
+  const ModelConfig config = make_config("4", 2, 32, 256);
+  std::set<uint64_t> hashes = {configuration_hash(Model::planned(config), options_)};
+  size_t count = 1;
+  const auto differs = [&](auto change) {
+    ModelConfig changed = config;
+    change(changed);
+    EXPECT_TRUE(hashes.insert(configuration_hash(Model::planned(changed), options_)).second)
+        << "change " << count;
+    ++count;
+  };
+  differs([](ModelConfig& c) { c.layers = 3; });
+  differs([](ModelConfig& c) { c.width = 33; });
+  differs([](ModelConfig& c) { c.attention_width = 33; });
+  differs([](ModelConfig& c) { c.ffn_width = 33; });
+  differs([](ModelConfig& c) { c.vocabulary = 257; });
+  differs([](ModelConfig& c) { c.epsilons.layer_norm = 1e-6f; });
+  differs([](ModelConfig& c) { c.epsilons.group_norm = 1e-5f; });
+  Model frozen = Model::planned(config);
+  frozen.set_trainable([](const ParameterSpec& spec) { return spec.name != "emb.weight"; });
+  EXPECT_TRUE(hashes.insert(configuration_hash(frozen, options_)).second);
+  ++options_.seed;
+  EXPECT_TRUE(hashes.insert(configuration_hash(Model::planned(config), options_)).second);
 }
 
 TEST_F(TrainerTest, RefusesOptionsThatDoNotFit) {

@@ -62,8 +62,7 @@ std::vector<Tensor> Context::layer(std::vector<Tensor> inputs, Layer body) {
     }
     tape->run_backward(mark);
   };
-  // Whatever the inputs are: only the second run sees whether parameters of the layer have
-  // gradients.
+  // Even if no input needs a gradient: parameters of the layer may, which the second run finds out.
   tape->record("layer", inputs, outputs, backward);
   return outputs;
 }

@@ -35,9 +35,9 @@ class Tape {
   // to what is there.
   void keep_gradient(const Tensor& tensor, const TensorView& memory, bool accumulate);
 
-  // These depend on nothing that has a gradient, so nobody wants theirs.
+  // Says that these tensors depend on nothing that needs a gradient: none is computed for them.
   void mark_constant(const std::vector<Tensor>& tensors);
-  // Whether somebody wants the gradient of x.
+  // Whether a gradient of x is needed.
   bool wants(const Tensor& x) const { return x.id != 0 && !constant_.contains(x.id); }
 
   void record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs,

@@ -129,7 +129,10 @@ void initialise(std::string_view name, const Init& init, bool matrix, const Init
   const FreshParameter fresh{value, Random(options.seed, stream_of(name)), options, pool};
   if (options.scheme == "released") return init.released(fresh);
   if (options.scheme == "paper") return init.paper(fresh);
-  if (matrix) return fill_normal(fresh, 1 / std::sqrt(static_cast<double>(value.shape[1])));
+  if (matrix) {
+    const int64_t inputs = value.shape[value.shape.rank() - 1];
+    return fill_normal(fresh, 1 / std::sqrt(static_cast<double>(inputs)));
+  }
   fill_normal(fresh, 0.3);
   for (int64_t i = 0; i < value.count(); ++i) {
     value.as<float>()[i] += static_cast<float>(init.centre);

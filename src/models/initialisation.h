@@ -56,8 +56,8 @@ Init orthogonal(double gain = 1);
 Init small_uniform();
 
 // Fills a float32 tensor by the options' scheme. Random numbers depend on the seed and the name
-// only. `matrix`: has one input per column, and in the scheme "random" standard deviation
-// 1 / sqrt(columns), which keeps activations near one. Throws Error for an unknown scheme.
+// only. `matrix`: its last size counts inputs, and in the scheme "random" it has standard deviation
+// 1 / sqrt(inputs), which keeps activations near one. Throws Error for an unknown scheme.
 void initialise(std::string_view name, const Init& init, bool matrix, const InitOptions& options,
                 const TensorView& value, ThreadPool& pool);
 

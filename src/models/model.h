@@ -27,7 +27,7 @@ class Model {
   static Model initialised(const ModelConfig& config, const InitOptions& options, ThreadPool& pool);
   // Without numbers and without memory: for Device::kMeta, counts and reports.
   static Model planned(const ModelConfig& config);
-  // Zeros, in parameters of these types, for who fills them: a loader, a bench.
+  // With parameters of these types, all zero, for a caller that fills them.
   static Model unfilled(const ModelConfig& config, const std::vector<DType>& dtypes,
                         Device device = Device::kCpu);
 
@@ -50,7 +50,7 @@ class Model {
   // The same model in a GPU's memory, matrices as F32 or BF16, vectors in float32. One tensor at a
   // time is in memory besides. Throws Error when there is no GPU, or it has too little memory.
   Model on_gpu(DType matrices) const;
-  // Zeros in a GPU's memory, as on_gpu() would have them.
+  // The same in a GPU's memory, with the types that on_gpu() gives.
   static Model zeros_on_gpu(const ModelConfig& config, DType matrices);
   // Where its parameters are.
   Device device() const { return device_; }
@@ -65,8 +65,8 @@ class Model {
   // Logits [R, V], float32 or wider, of these rows of the residual stream, in this order; not for
   // recording.
   Tensor logits(Context& ctx, const Tensor& x, std::span<const int64_t> rows) const;
-  // Training changes the parameters for which this is true, and no others; at first all. Copies of
-  // the model keep it.
+  // Chooses the parameters that training changes; without a call it changes all. Copies of the
+  // model keep the choice.
   void set_trainable(const std::function<bool(const ParameterSpec&)>& trainable);
   // For training: gives every trainable parameter an id on the tape, and products a bfloat16 copy
   // if `low`.

@@ -15,14 +15,15 @@
 
 namespace rookery {
 
-// What reads a parameter. It decides the number type, the copies for training, and who may quantise
-// it.
+// What reads a parameter. Its number type, its bfloat16 copy for training and its memory on a GPU
+// follow from this, and not from its shape.
 enum class Role : uint8_t {
-  kVector,  // elementwise operators and norms, whatever its shape; always float32
+  kVector,  // elementwise operators and norms; always float32, and of any shape
   kMatrix,  // a matrix product
   kLookUp,  // a look-up of rows: the embedding
-  kHead,    // the product that makes logits
+  kHead,    // the matrix product that makes the logits
 };
+// Whether matrix products read it.
 constexpr bool is_multiplied(Role role) { return role == Role::kMatrix || role == Role::kHead; }
 
 // How fast an optimizer moves a parameter, and whether weight decay applies.
@@ -60,9 +61,7 @@ struct Parameter {
   operator const Tensor&() const { return value; }  // NOLINT: a vector parameter is its tensor
   Weight weight() const { return {value, low, padded}; }
   // Numbers that it, its copy and its gradient have room for.
-  int64_t room() const {
-    return padded ? padded_rows(value.shape[0]) * value.shape[1] : value.count();
-  }
+  int64_t room() const { return padded ? padded_rows(value.rows()) * value.cols() : value.count(); }
 };
 
 // The parameters of a layer norm or a group norm.

@@ -10,11 +10,24 @@
 #include "core/arena.h"
 #include "core/convert.h"
 #include "core/random.h"
-#include "core/tape.h"
 #include "core/threads.h"
 
 namespace rookery {
 namespace {
+
+TEST(Error, TheMessageIsMadeOnFailureOnly) {
+  int made = 0;
+  const auto number = [&] { return ++made; };
+  check(true) || fail("number {}", number());
+  EXPECT_EQ(made, 0);
+  try {
+    check(false) || fail("number {}", number());
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "number 1");
+  }
+  EXPECT_EQ(made, 1);
+}
 
 TEST(ThreadPool, RunsEveryTaskOnce) {
   for (const int threads : {1, 2, 5}) {
@@ -54,7 +67,8 @@ TEST(ThreadPool, RangesCoverEverythingAndDependOnSizesOnly) {
 
 TEST(ThreadPool, PassesExceptionsOnAndWorksAfterwards) {
   ThreadPool pool(3);
-  EXPECT_THROW(pool.run(50, [](int64_t task, int) { check(task != 33, "task {}", task); }), Error);
+  EXPECT_THROW(pool.run(50, [](int64_t task, int) { check(task != 33) || fail("task {}", task); }),
+               Error);
   std::atomic<int> done{0};
   pool.run(50, [&](int64_t, int) { ++done; });
   EXPECT_EQ(done, 50);
@@ -97,10 +111,10 @@ TEST(Arena, ScopesReleaseAndPlanningCountsTheSame) {
 TEST(Random, PhiloxIsThePublishedFunction) {
   // Known answers of the Random123 library for Philox4x32-10.
   const auto zero = philox(0, 0, 0);
-  EXPECT_EQ(zero, (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(zero, (PhiloxBlock{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   const uint64_t ones = ~uint64_t{0};
   EXPECT_EQ(philox(ones, ones, ones),
-            (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+            (PhiloxBlock{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
 }
 
 TEST(Random, MomentsAndPositions) {
@@ -145,31 +159,6 @@ TEST(DType, RoundsToNearestEven) {
   EXPECT_TRUE(std::isinf(to_float(to_float16(65520.0f))));
   EXPECT_EQ(to_float(to_float16(0x1p-25f)), 0.0f);  // a tie with zero
   EXPECT_EQ(to_float(to_float16(0x1.8p-25f)), 0x1p-24f);
-}
-
-// y = 2 x + x (a fork), z = y used twice: each writer after the first must add.
-TEST(Tape, AddsAtForksAndReportsEachParameterOnce) {
-  Tape tape;
-  float grads[1] = {7};
-  const Tensor x{{nullptr, DType::kF32, {1}}, -1}, a{{nullptr, DType::kF32, {1}}, 1},
-      b{{nullptr, DType::kF32, {1}}, 2};
-  std::vector<int64_t> complete;
-  tape.on_gradient_complete = [&](int64_t id) { complete.push_back(id); };
-  tape.keep_gradient(x, {grads, DType::kF32, {1}}, /*accumulate=*/true);
-  const auto write = [&](const Tensor& to, float value) {
-    const GradView out = tape.gradient_out(to);
-    out.as<float>()[0] = out.accumulate ? out.as<float>()[0] + value : value;
-  };
-  tape.record("first", {x}, {a}, [&] { write(x, 2 * tape.gradient(a).as<float>()[0]); });
-  tape.record("second", {x, a}, {b}, [&] {
-    write(x, 10);
-    write(a, 3);
-    write(a, 1);
-  });
-  EXPECT_EQ(tape.backward_order(), (std::vector<std::string>{"second", "first"}));
-  tape.run_backward();
-  EXPECT_EQ(grads[0], 7 + 10 + 2 * 4);
-  EXPECT_EQ(complete, std::vector<int64_t>{-1});
 }
 
 }  // namespace

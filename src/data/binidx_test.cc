@@ -86,6 +86,30 @@ TEST(BinIdx, RoundTripOfBothTypes) {
   }
 }
 
+// Every byte of the three files, by the format of Megatron's indexed datasets.
+TEST(BinIdx, TheFilesAreTheseBytes) {
+  const TemporaryFolder folder;
+  const fs::path name = folder.path() / "data";
+  BinIdxWriter writer(name, 300, true);
+  writer.longest_sequence = 3;
+  writer.append(std::vector<int32_t>{258, 2}, false);
+  writer.end_document(true);
+  writer.append(std::vector<int32_t>{1, 3, 4}, true);
+  writer.end_document(false);
+  writer.commit("{}");
+  EXPECT_EQ(read_text_file(bin_of(name)), std::string("\2\1\2\0\0\0\1\0\3\0\4\0\0\0", 14));
+  EXPECT_EQ(read_text_file(mask_of(name)), std::string("\0\0\1\1\1\1\0", 7));
+  std::string idx("MMIDIDX\0\0", 9);
+  append(idx, uint64_t{1});  // version
+  append(idx, uint8_t{8});   // u16
+  append(idx, uint64_t{3});  // sequences
+  append(idx, uint64_t{3});  // borders of two documents
+  for (const int32_t size : {3, 3, 1}) append(idx, size);
+  for (const int64_t byte : {0, 6, 12}) append(idx, byte);
+  for (const int64_t border : {0, 1, 3}) append(idx, border);
+  EXPECT_EQ(read_text_file(idx_of(name)), idx);
+}
+
 TEST(BinIdx, TheMaskIsWrittenIfAnythingIsNotLearned) {
   const TemporaryFolder folder;
   const fs::path name = folder.path() / "data";

@@ -95,6 +95,21 @@ TEST_F(Prepare, WithoutAMaskEverythingIsLearned) {
   EXPECT_FALSE(make({file("a.txt", "x")}, tokenizer).has_mask);
 }
 
+// What the user says last nobody answers: it is not learned, nor that the conversation ends there.
+TEST_F(Prepare, TheEndAfterAQuestionIsNotLearned) {
+  const ByteTokenizer tokenizer;
+  const std::string question =
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, )"
+      R"({"role": "user", "content": "c"}]})";
+  const PrepareResult result =
+      make({file("a.jsonl", question + "\n{\"text\": \"d\"}\n")}, tokenizer);
+  EXPECT_EQ(text_of(tokenizer), "(User: a\n\nAssistant:) b\n\n(User: c|)d|");
+  EXPECT_EQ(result.about.learned, 4 + 2);
+  // The file itself: a byte for each token.
+  const std::string mask = read_text_file(mask_of(name_));
+  EXPECT_EQ(mask, std::string(19, '\0') + std::string(4, '\1') + std::string(8, '\0') + "\1\1");
+}
+
 TEST_F(Prepare, ManyThreadsAndPiecesMakeTheTokensOfOne) {
   const SpaceTokenizer tokenizer(70000);
   std::string text, lines;

@@ -97,6 +97,29 @@ TEST_F(ScorerTest, GreedyContinuationsAreRecognised) {
   EXPECT_FALSE(scores[0][3].greedy);
 }
 
+// Greedy decoding goes on as the continuation does, but would not have begun it: one wrong token is
+// enough, wherever it stands.
+TEST_F(ScorerTest, AContinuationIsGreedyIfEveryTokenIs) {
+  const std::vector<int32_t> context = some_tokens(20, 1);
+  for (size_t wrong = 0; wrong < 4; ++wrong) {
+    Session session(model_, pool_, true);
+    std::vector<int32_t> all = {0}, said;
+    all.insert(all.end(), context.begin(), context.end());
+    auto logits = session.feed(all);
+    for (size_t i = 0; i < 4; ++i) {
+      auto best =
+          static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+      if (i == wrong) best = (best + 1) % 31;
+      said.push_back(best);
+      logits = session.feed(best);
+    }
+    const Question question{context, {said}};
+    const Score score = this->score(std::span(&question, 1))[0][0];
+    EXPECT_FALSE(score.greedy) << wrong;
+    EXPECT_EQ(score.tokens, 4);
+  }
+}
+
 TEST_F(ScorerTest, PackedIsAlone) {
   const auto together = score(questions_);
   ScorerOptions exact{.reading = {.deterministic = true}}, cut = exact;

@@ -148,6 +148,64 @@ TEST(Huggingface, WhatIsWrittenIsRead) {
   expect_all_tensors(source);
 }
 
+// Every name of the transformers library, and the tensor that it stands for.
+TEST(Huggingface, EachTensorHasItsOwnName) {
+  const std::vector<std::pair<std::string, std::string>> names = {
+      {"emb.weight", "rwkv.embeddings.weight"},
+      {"blocks.0.ln0.weight", "rwkv.blocks.0.pre_ln.weight"},
+      {"blocks.0.ln0.bias", "rwkv.blocks.0.pre_ln.bias"},
+      {"blocks.1.ln1.weight", "rwkv.blocks.1.ln1.weight"},
+      {"blocks.1.ln1.bias", "rwkv.blocks.1.ln1.bias"},
+      {"blocks.1.ln2.weight", "rwkv.blocks.1.ln2.weight"},
+      {"blocks.1.ln2.bias", "rwkv.blocks.1.ln2.bias"},
+      {"blocks.1.att.time_decay", "rwkv.blocks.1.attention.time_decay"},
+      {"blocks.1.att.time_first", "rwkv.blocks.1.attention.time_first"},
+      {"blocks.1.att.time_mix_k", "rwkv.blocks.1.attention.time_mix_key"},
+      {"blocks.1.att.time_mix_v", "rwkv.blocks.1.attention.time_mix_value"},
+      {"blocks.1.att.time_mix_r", "rwkv.blocks.1.attention.time_mix_receptance"},
+      {"blocks.1.att.key.weight", "rwkv.blocks.1.attention.key.weight"},
+      {"blocks.1.att.value.weight", "rwkv.blocks.1.attention.value.weight"},
+      {"blocks.1.att.receptance.weight", "rwkv.blocks.1.attention.receptance.weight"},
+      {"blocks.1.att.output.weight", "rwkv.blocks.1.attention.output.weight"},
+      {"blocks.1.ffn.time_mix_k", "rwkv.blocks.1.feed_forward.time_mix_key"},
+      {"blocks.1.ffn.time_mix_r", "rwkv.blocks.1.feed_forward.time_mix_receptance"},
+      {"blocks.1.ffn.key.weight", "rwkv.blocks.1.feed_forward.key.weight"},
+      {"blocks.1.ffn.receptance.weight", "rwkv.blocks.1.feed_forward.receptance.weight"},
+      {"blocks.1.ffn.value.weight", "rwkv.blocks.1.feed_forward.value.weight"},
+      {"ln_out.weight", "rwkv.ln_out.weight"},
+      {"ln_out.bias", "rwkv.ln_out.bias"},
+      {"head.weight", "head.weight"},
+  };
+  const TemporaryFolder folder;
+  const TensorSource written = open_file(write_folder(folder) / "model.safetensors");
+  EXPECT_EQ(written.tensors.size(), tensors().list.size());
+  for (const auto& [ours, theirs] : names) {
+    EXPECT_EQ(huggingface_name(ours), theirs);
+    const StoredTensor* tensor = written.find(theirs);
+    ASSERT_NE(tensor, nullptr) << theirs;
+    const auto source = std::find_if(tensors().list.begin(), tensors().list.end(),
+                                     [&](const StoredTensor& t) { return t.name == ours; });
+    EXPECT_EQ(numbers_of<float>(*tensor), numbers_of<float>(*source)) << theirs;
+  }
+}
+
+TEST(Huggingface, TheTypeIsThatOfAllNumbers) {
+  for (const auto& [dtype, name] :
+       {std::pair{DType::kF16, "float16"}, {DType::kBF16, "bfloat16"}, {DType::kF32, "float32"}}) {
+    const TemporaryFolder folder;
+    std::vector<StoredTensor> list = tensors().list;
+    for (StoredTensor& tensor : list) tensor.dtype = dtype;
+    write_huggingface(folder.path() / "one", list, {}, {});
+    list.front().dtype = DType::kF32;
+    write_huggingface(folder.path() / "mixed", list, {}, {});
+    const auto type_in = [&](const char* path) {
+      return Json::parse(read_text_file(folder.path() / path / "config.json")).at("torch_dtype");
+    };
+    EXPECT_EQ(type_in("one"), name);
+    EXPECT_EQ(type_in("mixed"), "float32");
+  }
+}
+
 TEST(Huggingface, TokenizersAreFilesIfTheyAreTexts) {
   EXPECT_STREQ(tokenizer_file_name("{\"model\":1}"), "tokenizer.json");
   EXPECT_STREQ(tokenizer_file_name("1 'a' 1\n"), "rwkv_vocab_v20230424.txt");

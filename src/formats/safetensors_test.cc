@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "formats/files_for_tests.h"
@@ -62,6 +64,49 @@ TEST(Safetensors, WhatIsWrittenIsRead) {
   EXPECT_EQ(source.find("none"), nullptr);
   const auto header = load_at<uint64_t>(source.file().bytes(), 0);
   EXPECT_EQ((header + 8) % 64, 0u);
+}
+
+// The file, read by the rules of the format's own library and by nothing of ours: the header is a
+// JSON object, the data has no holes and ends with the file, offsets count from the data's start.
+TEST(Safetensors, TheFileIsWhatTheFormatSays) {
+  const TemporaryFolder folder;
+  const std::vector<float> weights = {1, 2, 3, 4, 5, 6};
+  const std::vector<uint16_t> halves = {0x3c00, 0xbf80, 0x7fff};
+  std::vector<float> many(2 * 32, 0.5f);
+  const StoredTensor matrix = {"q.weight", DType::kF32, {2, 32}, many.data()};
+  const std::vector<StoredTensor> tensors = {
+      *in_blocks(matrix),
+      {"b", DType::kBF16, {3}, halves.data()},
+      {"a", DType::kF32, {2, 1, 3}, weights.data()},
+      {"none", DType::kF16, {0, 4}, halves.data()},
+      {"h", DType::kF16, {}, halves.data()},
+  };
+  const auto path = folder.path() / "m.safetensors";
+  write_safetensors(path, tensors, {{"note", "x \"y\""}});
+  const std::string bytes = read_text_file(path);
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, bytes.data(), 8);
+  ASSERT_LT(8 + header_bytes, bytes.size());
+  EXPECT_EQ(bytes[8], '{');
+  EXPECT_EQ((8 + header_bytes) % 64, 0u);
+  const auto header = nlohmann::json::parse(bytes.substr(8, header_bytes));
+  const nlohmann::json expected = {
+      {"__metadata__",
+       {{"note", "x \"y\""}, {"blocks", R"({"q.weight":{"type":"Q8_0","shape":[2,32]}})"}}},
+      {"a", {{"dtype", "F32"}, {"shape", {2, 1, 3}}, {"data_offsets", {0, 24}}}},
+      {"b", {{"dtype", "BF16"}, {"shape", {3}}, {"data_offsets", {24, 30}}}},
+      {"none", {{"dtype", "F16"}, {"shape", {0, 4}}, {"data_offsets", {30, 30}}}},
+      {"h", {{"dtype", "F16"}, {"shape", nlohmann::json::array()}, {"data_offsets", {30, 32}}}},
+      {"q.weight", {{"dtype", "U8"}, {"shape", {2, 34}}, {"data_offsets", {32, 100}}}}};
+  EXPECT_EQ(header, expected);
+  const std::string data = bytes.substr(8 + header_bytes);
+  ASSERT_EQ(data.size(), 100u);
+  EXPECT_EQ(std::memcmp(data.data(), weights.data(), 24), 0);
+  EXPECT_EQ(std::memcmp(data.data() + 24, halves.data(), 6), 0);
+  EXPECT_EQ(std::memcmp(data.data() + 30, halves.data(), 2), 0);
+  // 127 steps of 0.5 / 127, rounded to float16: 0x1c08.
+  EXPECT_EQ(data.substr(32, 34), std::string("\x08\x1c") + std::string(32, '\x7f'));
+  EXPECT_EQ(data.substr(66), data.substr(32, 34));
 }
 
 TEST(Safetensors, AFileWrittenTwiceIsTheSame) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "io/hash.h"
 #include "formats/files_for_tests.h"
@@ -90,6 +91,71 @@ TEST(StateFile, WhatIsWrittenIsRead) {
   bare.chat.reset();
   write_state_file(path, bare);
   expect_equal(read_state_file(path), bare);
+}
+
+// What the format says, read by nothing of ours but the container (safetensors_test.cc).
+TEST(StateFile, TheFileIsWhatTheFormatSays) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "a.state";
+  write_state_file(path, small_state());
+  const TensorSource source = open_checkpoint(path);
+  ASSERT_EQ(source.tensors.size(), 3u);
+  for (const auto& [name, values] : std::vector<std::pair<std::string, std::vector<float>>>{
+           {"blocks.0.att.a", {1, -2.5f, 1e-38f}},
+           {"blocks.0.att.p", {-1e38f}},
+           {"logits", {0.25f, 3}}}) {
+    const StoredTensor* tensor = source.find(name);
+    ASSERT_NE(tensor, nullptr) << name;
+    EXPECT_EQ(numbers_of<float>(*tensor), values) << name;
+    EXPECT_EQ(tensor->shape, (Shape{static_cast<int64_t>(values.size())}));
+  }
+  EXPECT_EQ(source.metadata.size(), 2u);
+  EXPECT_EQ(source.metadata.at("checksum").size(), 16u);
+  const nlohmann::json expected = {
+      {"version", 1},
+      {"generation", "4"},
+      {"sizes", {{"layers", 1}, {"width", 3}}},
+      {"fingerprint", "0123456789abcdef3f80"},
+      {"tokens", 12345678901},
+      {"tokenizer", "bytes"},
+      {"sampler",
+       {{"seed", std::numeric_limits<uint64_t>::max()},
+        {"random_position", 77},
+        {"penalty_mode", "rwkv"},
+        {"penalties", {{3, 1.0 / 3}, {9, 2.0}}}}},
+      {"chat",
+       {{"template", "plain"},
+        {"user", "Caf\xc3\xa9"},
+        {"assistant", "B\""},
+        {"messages",
+         {{{"role", "system"}, {"text", "be\nbrief"}},
+          {{"role", "user"}, {"text", "hi"}},
+          {{"role", "assistant"}, {"text", "ho"}, {"thought", "hm"}}}}}}};
+  nlohmann::json about = nlohmann::json::parse(source.metadata.at("rookery_state"));
+  // A list of pairs of a text and a number, which the library would take for an object.
+  EXPECT_EQ(about.at("sizes").dump(), R"([["layers",1],["width",3]])");
+  about["sizes"] = expected.at("sizes");
+  EXPECT_EQ(about, expected);
+}
+
+// A number in a part of the file that the checksum forgot would be read as it is.
+TEST(StateFile, TheChecksumIsOfEverything) {
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "a.state";
+  const auto checksum = [&](auto change) {
+    SavedState state = small_state();
+    change(state);
+    write_state_file(path, state);
+    return open_checkpoint(path).metadata.at("checksum");
+  };
+  const std::string before = checksum([](SavedState&) {});
+  EXPECT_EQ(checksum([](SavedState&) {}), before);
+  EXPECT_NE(checksum([](SavedState& s) { s.tokens = 1; }), before);
+  EXPECT_NE(checksum([](SavedState& s) { s.items[0].values[2] = 2e-38f; }), before);
+  EXPECT_NE(checksum([](SavedState& s) { s.items[1].values[0] = -1; }), before);
+  EXPECT_NE(checksum([](SavedState& s) { s.logits[1] = 4; }), before);
+  EXPECT_NE(checksum([](SavedState& s) { s.items[0].name = "blocks.0.att.c"; }), before);
+  EXPECT_NE(checksum([](SavedState& s) { s.chat->messages[2].thought = "ha"; }), before);
 }
 
 TEST(StateFile, EveryTruncationIsRefused) {
@@ -191,10 +257,12 @@ TEST_F(Forged, IsRefusedIfNot) {
   expect_error(forge("[]", one_), "is damaged");
   expect_error(forge("nothing", one_), "is damaged");
   expect_error(forge(std::string(100000, '['), one_), "nested too deeply");
-  for (const char* version : {"1", "3"}) {
-    std::string other = about();
-    other.replace(other.find("2"), 1, version);
-    expect_error(forge(other, one_), fmt::format("has version {} of the state format", version));
+  for (const char* other : {"1", "3"}) {
+    std::string text = about();
+    text.replace(text.find("2"), 1, other);
+    expect_error(forge(text, one_), fmt::format("has version {} of the state format, this program "
+                                                "reads version 2: save the state again",
+                                                other));
   }
   expect_error(forge(about(), {{"a", DType::kBF16, {2}, values_.data()}}), "expected f32");
   const float bad[] = {1, NAN};

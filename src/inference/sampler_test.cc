@@ -235,6 +235,69 @@ TEST(Sampler, TopPKeepsWhatEqualsTheLast) {
   EXPECT_EQ(two[1].first, 1);
 }
 
+// One option at a time, with probabilities that a reader can check.
+TEST(Sampler, EachOptionByHand) {
+  std::vector<float> logits;
+  for (const double p : {0.125, 0.5, 0.25, 0.0625, 0.0625}) {
+    logits.push_back(static_cast<float>(std::log(p)));
+  }
+  const auto expect = [&](SamplerOptions options,
+                          const std::vector<std::pair<int64_t, double>>& expected) {
+    const auto got = Sampler(std::move(options)).distribution(logits);
+    ASSERT_EQ(got.size(), expected.size());
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_EQ(got[i].first, expected[i].first);
+      EXPECT_NEAR(got[i].second, expected[i].second, 1e-6) << got[i].first;
+    }
+  };
+  expect({}, {{0, 0.125}, {1, 0.5}, {2, 0.25}, {3, 0.0625}, {4, 0.0625}});
+  // Squares: 4, 64, 16, 1 and 1 of 86.
+  expect({.temperature = 0.5},
+         {{0, 4 / 86.0}, {1, 64 / 86.0}, {2, 16 / 86.0}, {3, 1 / 86.0}, {4, 1 / 86.0}});
+  expect({.top_p = 0.749}, {{1, 2 / 3.0}, {2, 1 / 3.0}});
+  expect({.top_p = 0.751}, {{0, 1 / 7.0}, {1, 4 / 7.0}, {2, 2 / 7.0}});
+  expect({.top_p = 0}, {{1, 1}});
+  expect({.top_k = 2}, {{1, 2 / 3.0}, {2, 1 / 3.0}});
+  expect({.top_k = 4}, {{0, 2 / 15.0}, {1, 8 / 15.0}, {2, 4 / 15.0}, {3, 1 / 15.0}});
+  expect({.min_p = 0.24}, {{0, 1 / 7.0}, {1, 4 / 7.0}, {2, 2 / 7.0}});
+  expect({.min_p = 0.26}, {{1, 2 / 3.0}, {2, 1 / 3.0}});
+  // Entropy 1.875 bits; surprises 3, 1, 2, 4 and 4: 2 is the nearest, then 1, then 3.
+  expect({.typical_p = 0.2}, {{2, 1}});
+  expect({.typical_p = 0.7}, {{1, 2 / 3.0}, {2, 1 / 3.0}});
+  expect({.typical_p = 0.8}, {{0, 1 / 7.0}, {1, 4 / 7.0}, {2, 2 / 7.0}});
+  // The temperature before the cuts: of 4, 64, 16, 1 and 1 of 86 the first two hold 0.93.
+  expect({.temperature = 0.5, .top_p = 0.9, .temperature_order = TemperatureOrder::kFirst},
+         {{1, 0.8}, {2, 0.2}});
+  // And after: the first three hold 0.875, so the fourth and its equal stay, too.
+  expect({.temperature = 0.5, .top_p = 0.9},
+         {{0, 4 / 86.0}, {1, 64 / 86.0}, {2, 16 / 86.0}, {3, 1 / 86.0}, {4, 1 / 86.0}});
+  expect({.logit_bias = {{3, static_cast<float>(std::log(4))}}},
+         {{0, 2 / 19.0}, {1, 8 / 19.0}, {2, 4 / 19.0}, {3, 4 / 19.0}, {4, 1 / 19.0}});
+  expect({.banned = {1}}, {{0, 0.25}, {2, 0.5}, {3, 0.125}, {4, 0.125}});
+}
+
+// Typical sampling that takes the most probable token away, and a temperature at which the weights
+// of all others would vanish beside its own.
+TEST(Sampler, ASmallTemperatureAfterACutOfTheBest) {
+  std::vector<float> logits(601, static_cast<float>(std::log(0.001)));
+  logits[7] = static_cast<float>(std::log(0.4));
+  // Entropy 4.51: the surprise of the best is 0.92, that of the others 6.91.
+  SamplerOptions options;
+  options.typical_p = 0.5;
+  options.temperature = 0.005;
+  logits[3] += 0.01f;
+  const auto got = Sampler(options).distribution(logits);
+  ASSERT_GT(got.size(), 400u);
+  ASSERT_EQ(got[3].first, 3);
+  for (const auto& [id, probability] : got) {
+    EXPECT_NE(id, 7);
+    if (id == 3) continue;
+    EXPECT_NEAR(got[3].second / probability, std::exp(2), 0.01);  // 0.01 / 0.005
+  }
+  Sampler sampler(options);
+  for (int i = 0; i < 20; ++i) EXPECT_NE(sampler.sample(logits).id, 7);
+}
+
 TEST(Sampler, DrawsAsOftenAsProbable) {
   SamplerOptions options;
   options.temperature = 0.8;
@@ -475,6 +538,14 @@ TEST(Sampler, NamesGoBothWays) {
   }
   EXPECT_THROW(parse_penalty_mode("RWKV"), Error);
   EXPECT_THROW(parse_temperature_order(""), Error);
+}
+
+TEST(BestTokens, InOrderWithTheSmallestIdFirst) {
+  const float logits[] = {1, 3, std::nanf(""), 3, -INFINITY, 2};
+  EXPECT_EQ(best_tokens(logits, 0), std::vector<int64_t>{});
+  EXPECT_EQ(best_tokens(logits, 1), (std::vector<int64_t>{1}));
+  EXPECT_EQ(best_tokens(logits, 4), (std::vector<int64_t>{1, 3, 5, 0}));
+  EXPECT_EQ(best_tokens(logits, 9), (std::vector<int64_t>{1, 3, 5, 0, 2, 4}));
 }
 
 }  // namespace

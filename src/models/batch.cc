@@ -19,36 +19,45 @@ void Batch::clear() {
   offsets.assign(1, 0);
   slot_in.clear();
   slot_out.clear();
+  wanted.clear();
   window = 0;
 }
 
-bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
+bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, const Context& ctx) {
   for (int64_t t = 0; t < batch.rows(); ++t) {
-    check(batch.tokens[t] >= 0 && batch.tokens[t] < vocabulary,
-          "token {} at position {} is outside the vocabulary of {} (0 to {})", batch.tokens[t], t,
-          vocabulary, vocabulary - 1);
+    check(batch.tokens[t] >= 0 && batch.tokens[t] < vocabulary) ||
+        fail("token {} at position {} is outside the vocabulary of {} (0 to {})", batch.tokens[t],
+             t, vocabulary, vocabulary - 1);
     if (batch.targets.empty()) continue;
-    check(batch.targets[t] < vocabulary,
-          "target token {} at position {} is not below the vocabulary's size {}", batch.targets[t],
-          t, vocabulary);
+    check(batch.targets[t] < vocabulary) ||
+        fail("target token {} at position {} is not below the vocabulary's size {}",
+             batch.targets[t], t, vocabulary);
   }
   const int64_t rows = batch.rows(), count = batch.count();
-  bool moved = rows != rows_ || device != device_;
+  const auto wanted_count = static_cast<int64_t>(batch.wanted.size());
+  check(wanted_count <= rows) ||
+      fail("logits of {} rows are wanted of a batch of {}", wanted_count, rows);
+  for (const int32_t row : batch.wanted) {
+    check(row >= 0 && row < rows) ||
+        fail("logits of row {} are wanted of a batch of {} rows", row, rows);
+  }
+  ctx.wait();
+  bool moved = rows != rows_ || ctx.device != device_;
   if (moved || count > capacity_) {
     // Room for twice as many sequences: where documents end differs from batch to batch.
     capacity_ = std::max<int64_t>(2 * count, 16);
     moved = true;
   }
   rows_ = rows;
-  device_ = device;
-  if (device == Device::kMeta) device = Device::kCpu;
+  device_ = ctx.device;
   int64_t end = 0;
   const auto take = [&](int64_t size) { return Mirror::advance(end, size); };
   const int64_t tokens = take(rows * 4), targets = take(rows * 4), of_row = take(rows * 4);
   const int64_t offsets = take((capacity_ + 1) * 8), in = take(capacity_ * 8);
   const int64_t out = take(capacity_ * 8);
-  bytes_ = end;
-  moved |= mirror_.reserve(device, end);
+  bytes_ = end + wanted_count * 4;  // training wants none, and sends none
+  const int64_t wanted = take(rows * 4);
+  moved |= mirror_.reserve(ctx.device, end);
   std::copy(batch.tokens.begin(), batch.tokens.end(), mirror_.at<int32_t>(tokens));
   std::copy(batch.targets.begin(), batch.targets.end(), mirror_.at<int32_t>(targets));
   for (int64_t s = 0; s < count; ++s) {
@@ -58,8 +67,11 @@ bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
   std::copy(batch.offsets.begin(), batch.offsets.end(), mirror_.at<int64_t>(offsets));
   std::copy(batch.slot_in.begin(), batch.slot_in.end(), mirror_.at<int64_t>(in));
   std::copy(batch.slot_out.begin(), batch.slot_out.end(), mirror_.at<int64_t>(out));
+  std::copy(batch.wanted.begin(), batch.wanted.end(), mirror_.at<int32_t>(wanted));
   tokens_ = mirror_.mirrored<int32_t>(tokens);
   targets_ = mirror_.mirrored<int32_t>(targets);
+  wanted_ = mirror_.mirrored<int32_t>(wanted);
+  wanted_count_ = wanted_count;
   sequences_ = {count,
                 mirror_.mirrored<int64_t>(offsets),
                 mirror_.mirrored<int64_t>(in),
@@ -69,8 +81,6 @@ bool PlacedBatch::stage(const Batch& batch, int64_t vocabulary, Device device) {
   return moved;
 }
 
-void PlacedBatch::send() const {
-  if (device_ == Device::kCuda) mirror_.send(bytes_);
-}
+void PlacedBatch::send(const Context& ctx) const { mirror_.send(ctx, bytes_); }
 
 }  // namespace rookery

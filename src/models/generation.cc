@@ -16,9 +16,9 @@ const Generation* const kGenerations[] = {&kRwkv4};
 
 int64_t StoredShapes::size(const char* name, int axis) const {
   const auto found = shapes_.find(name);
-  check(found != shapes_.end(), "the checkpoint lacks '{}': is it complete?", name);
-  check(found->second.rank() > axis, "'{}' is {}, expected at least {} sizes", name,
-        found->second.to_string(), axis + 1);
+  check(found != shapes_.end()) || fail("the checkpoint lacks '{}': is it complete?", name);
+  check(found->second.rank() > axis) ||
+      fail("'{}' is {}, expected at least {} sizes", name, found->second.to_string(), axis + 1);
   return found->second[axis];
 }
 

@@ -12,7 +12,8 @@
 namespace rookery {
 namespace {
 
-// The stream of random numbers that a parameter of this name has: its FNV-1a hash.
+// FNV-1a, 64 bits, of the parameter's name: every parameter has random numbers of its own, and one
+// seed gives one model for ever.
 uint64_t stream_of(std::string_view name) {
   uint64_t hash = 14695981039346656037ull;
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
@@ -124,8 +125,8 @@ Init small_uniform() {
 void initialise(std::string_view name, const Init& init, bool matrix, const InitOptions& options,
                 const TensorView& value, ThreadPool& pool) {
   check(std::find(std::begin(kInitSchemes), std::end(kInitSchemes), options.scheme) !=
-            std::end(kInitSchemes),
-        "unknown initialisation '{}': expected released, paper or random", options.scheme);
+        std::end(kInitSchemes)) ||
+      fail("unknown initialisation '{}': expected released, paper or random", options.scheme);
   const FreshParameter fresh{value, Random(options.seed, stream_of(name)), options, pool};
   if (options.scheme == "released") return init.released(fresh);
   if (options.scheme == "paper") return init.paper(fresh);

@@ -29,7 +29,8 @@ using TensorsByName = std::unordered_map<std::string_view, const NamedTensor*>;
 TensorsByName by_name(std::span<const NamedTensor> tensors) {
   TensorsByName result;
   for (const NamedTensor& tensor : tensors) {
-    check(result.emplace(tensor.name, &tensor).second, "tensor '{}' occurs twice", tensor.name);
+    check(result.emplace(tensor.name, &tensor).second) ||
+        fail("tensor '{}' occurs twice", tensor.name);
   }
   return result;
 }
@@ -126,9 +127,9 @@ ModelConfig config_from_tensors(std::span<const NamedTensor> tensors,
   generation.read_sizes(shapes, config);
   // Each block is at least one tensor, so that a name such as blocks.999999999 builds no huge
   // table.
-  check(config.layers <= static_cast<int64_t>(tensors.size()),
-        "a tensor of block {} in a checkpoint of {} tensors: the blocks between are missing",
-        config.layers - 1, tensors.size());
+  check(config.layers <= static_cast<int64_t>(tensors.size())) ||
+      fail("a tensor of block {} in a checkpoint of {} tensors: the blocks between are missing",
+           config.layers - 1, tensors.size());
   return config;
 }
 
@@ -140,16 +141,18 @@ Model plan_from_tensors(std::span<const NamedTensor> tensors, const NormEpsilons
     const std::string& name = parameter.spec.name;
     const Shape wanted = parameter.spec.stored_shape();
     const auto found = sources.find(name);
-    check(found != sources.end(), "the checkpoint lacks '{}' {}: is it complete?", name,
-          wanted.to_string());
+    check(found != sources.end()) ||
+        fail("the checkpoint lacks '{}' {}: is it complete?", name, wanted.to_string());
     const Shape& shape = found->second->view.shape;
-    check(without_units(shape) == without_units(wanted),
-          "tensor '{}' is {}, but a model of width {} needs {}", name, shape.to_string(),
-          config.width, wanted.to_string());
+    check(without_units(shape) == without_units(wanted)) ||
+        fail("tensor '{}' is {}, but a model of width {} needs {}", name, shape.to_string(),
+             config.width, wanted.to_string());
   }
-  check(sources.size() == model.parameters().size(),
-        "the checkpoint has {} tensors, RWKV-{} of {} layers has {}: it holds something else, too",
-        sources.size(), config.generation, config.layers, model.parameters().size());
+  check(sources.size() == model.parameters().size()) ||
+      fail(
+          "the checkpoint has {} tensors, RWKV-{} of {} layers has {}: it holds something else, "
+          "too",
+          sources.size(), config.generation, config.layers, model.parameters().size());
   return model;
 }
 

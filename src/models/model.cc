@@ -6,6 +6,7 @@
 
 #include "core/convert.h"
 #include "core/error.h"
+#include "ops/embedding/embedding.h"
 #include "ops/layer_norm/layer_norm.h"
 
 namespace rookery {
@@ -94,24 +95,24 @@ Model Model::converted(DType dtype) const {
   return model;
 }
 
-void Model::allocate_on_gpu(DType matrices) {
+void Model::allocate_on_gpu(DType matrices, Device gpu) {
   std::vector<DType> dtypes;
   for (const Parameter& parameter : parameters()) {
     dtypes.push_back(parameter.spec.role == Role::kVector ? DType::kF32 : matrices);
   }
-  allocate(dtypes, Device::kCuda);
+  allocate(dtypes, gpu);
 }
 
-Model Model::zeros_on_gpu(const ModelConfig& config, DType matrices) {
+Model Model::zeros_on_gpu(const ModelConfig& config, DType matrices, Device gpu) {
   Model model(config);
-  model.allocate_on_gpu(matrices);
+  model.allocate_on_gpu(matrices, gpu);
   return model;
 }
 
-Model Model::on_gpu(DType matrices) const {
+Model Model::on_gpu(DType matrices, Device gpu) const {
   assert(device_ == Device::kCpu);
   Model model = plan();
-  model.allocate_on_gpu(matrices);
+  model.allocate_on_gpu(matrices, gpu);
   std::vector<std::byte> converted;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor &from = parameters_[i]->value, &to = model.parameters_[i]->value;
@@ -140,21 +141,12 @@ Tensor Model::output_norm(Context& ctx, const Tensor& x) const {
   return layer_norm(ctx, x, weight, bias, config_.epsilons.layer_norm);
 }
 
-Tensor Model::logits(Context& ctx, const Tensor& x, std::span<const int64_t> rows) const {
+Tensor Model::logits(Context& ctx, const Tensor& x, Mirrored<int32_t> rows, int64_t count) const {
   assert(!ctx.recording());
-  const int64_t count = static_cast<int64_t>(rows.size());
-  const int64_t row_bytes = x.cols() * size_of(x.dtype);
-  const bool all =
-      count == x.rows() && (count == 0 || (rows[0] == 0 && rows[count - 1] == count - 1));
-  if (all && std::is_sorted(rows.begin(), rows.end())) {
-    return linear_as(ctx, ctx.wide_dtype(), output_norm(ctx, x), head());
-  }
-  const Tensor chosen = ctx.make({count, x.cols()}, x.dtype);
-  for (int64_t i = 0, run = 0; i < count; i += run) {  // neighbours together
-    for (run = 1; i + run < count && rows[i + run] == rows[i] + run;) ++run;
-    ctx.copy(static_cast<char*>(chosen.data) + i * row_bytes,
-             static_cast<const char*>(x.data) + rows[i] * row_bytes, run * row_bytes);
-  }
+  bool all = count == x.rows();
+  for (int64_t i = 0; i < count && all; ++i) all = rows[i] == i;
+  // The embedding's rows of a table serve here, too: the residual stream is the table.
+  const Tensor chosen = all ? x : embedding(ctx, rows, count, x);
   return linear_as(ctx, ctx.wide_dtype(), output_norm(ctx, chosen), head());
 }
 

@@ -49,9 +49,9 @@ class Model {
   Model converted(DType dtype) const;
   // The same model in a GPU's memory, matrices as F32 or BF16, vectors in float32. One tensor at a
   // time is in memory besides. Throws Error when there is no GPU, or it has too little memory.
-  Model on_gpu(DType matrices) const;
+  Model on_gpu(DType matrices, Device gpu = Device::kCuda) const;
   // The same in a GPU's memory, with the types that on_gpu() gives.
-  static Model zeros_on_gpu(const ModelConfig& config, DType matrices);
+  static Model zeros_on_gpu(const ModelConfig& config, DType matrices, Device gpu = Device::kCuda);
   // Where its parameters are.
   Device device() const { return device_; }
   // Of operators that run this model: BF16 when a GPU's matrices are BF16, else F32.
@@ -62,9 +62,9 @@ class Model {
   // The output norm: what the head reads.
   Tensor output_norm(Context& ctx, const Tensor& x) const;
   Weight head() const { return network_->head.weight(); }
-  // Logits [R, V], float32 or wider, of these rows of the residual stream, in this order; not for
-  // recording.
-  Tensor logits(Context& ctx, const Tensor& x, std::span<const int64_t> rows) const;
+  // Logits [count, V], float32 or wider, of these rows [count] of the residual stream, in this
+  // order; not for recording.
+  Tensor logits(Context& ctx, const Tensor& x, Mirrored<int32_t> rows, int64_t count) const;
   // Chooses the parameters that training changes; without a call it changes all. Copies of the
   // model keep the choice.
   void set_trainable(const std::function<bool(const ParameterSpec&)>& trainable);
@@ -77,7 +77,7 @@ class Model {
  private:
   explicit Model(const ModelConfig& config);
   void allocate(const std::vector<DType>& dtypes, Device device = Device::kCpu);
-  void allocate_on_gpu(DType matrices);
+  void allocate_on_gpu(DType matrices, Device gpu);
 
   ModelConfig config_;
   Device device_ = Device::kCpu;

@@ -1,5 +1,5 @@
-// RWKV-4, forward only, in the paper's order (arXiv 2305.13048, section 3). The numbers in the
-// comments are its equations; docs/equations.md has the names.
+// RWKV-4, forward only, in the paper's order (arXiv 2305.13048, section 3). The
+// numbers in the comments are its equations; docs/equations.md has the names.
 
 #include "models/rwkv4.h"
 
@@ -154,9 +154,10 @@ class Rwkv4 final : public Network {
     x = layer_norm_as(ctx, ctx.wide_dtype(), x, ln0_.weight, ln0_.bias, epsilon);
     const Sequences sequences = batch.sequences();
     for (const Layer& layer : layers_) {
-      x = ctx.layer({x}, [&ctx, &layer, sequences, options, epsilon](const auto& in) {
+      const auto body = [&ctx, &layer, sequences, options, epsilon](const std::vector<Tensor>& in) {
         return std::vector{layer.forward(ctx, in[0], sequences, options, epsilon)};
-      })[0];
+      };
+      x = ctx.layer({x}, {x.type()}, body)[0];
     }
     return x;
   }

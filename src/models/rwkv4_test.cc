@@ -37,11 +37,10 @@ class Rwkv4Test : public ::testing::Test {
       Batch batch;
       batch.add(std::span(text).subspan(begin, length), 0, 0);
       begin += length;
-      const Tensor x =
-          model.forward(ctx, PlacedBatch(batch, kVocabulary, ctx.device), {&state, &state});
-      std::vector<int64_t> rows(length);
+      const Tensor x = model.forward(ctx, PlacedBatch(batch, kVocabulary, ctx), {&state, &state});
+      std::vector<int32_t> rows(length);
       std::iota(rows.begin(), rows.end(), 0);
-      const auto logits = elements(model.logits(ctx, x, rows));
+      const auto logits = elements(model.logits(ctx, x, rows.data(), length));
       result.insert(result.end(), logits.begin(), logits.end());
     }
     return result;
@@ -96,11 +95,10 @@ TEST_F(Rwkv4Test, PackedWithStrangersEqualsAlone) {
     batch.add(all.subspan(begin, length), 2, 2);
     batch.add(all.subspan(5, 1), 3, 3);
     batch.add(all.subspan(0, 9), 0, -1);
-    const Tensor x =
-        model.forward(ctx, PlacedBatch(batch, kVocabulary, ctx.device), {&state, &state});
-    std::vector<int64_t> rows(length);
+    const Tensor x = model.forward(ctx, PlacedBatch(batch, kVocabulary, ctx), {&state, &state});
+    std::vector<int32_t> rows(length);
     std::iota(rows.begin(), rows.end(), 70);
-    const auto logits = elements(model.logits(ctx, x, rows));
+    const auto logits = elements(model.logits(ctx, x, rows.data(), length));
     result.insert(result.end(), logits.begin(), logits.end());
   }
   compare_elements("logits", result, expected, 2e-5);
@@ -136,7 +134,7 @@ class Rwkv4GradientTest : public Rwkv4Test {
     for (int64_t i = 0; i < batch_.rows(); ++i) targets_.push_back(i % 7 == 6 ? -1 : text[i + 1]);
   }
   CrossEntropyResult loss(Context& context, const Model& model, float dropout) {
-    placed_ = PlacedBatch(batch_, kVocabulary, context.device);
+    placed_ = PlacedBatch(batch_, kVocabulary, context);
     const Tensor x = model.forward(context, placed_, {.dropout = dropout});
     return cross_entropy(context, model.output_norm(context, x), model.head(), targets_.data(),
                          {.scale = 1.0 / 42, .l2wrap = 1e-2});

@@ -124,6 +124,41 @@ TEST(Bpe, TextIsBroughtToNormalFormC) {
   EXPECT_EQ(make(plain)->encode("e\xcc\x81"), Ids{264});
 }
 
+// An added token is cut out before normal form C, or, if the file says that it is normalised,
+// looked for behind it: then its own text is brought there, too.
+TEST(Bpe, AddedTokensMayBeNormalised) {
+  Json json = small_bpe();
+  const auto add = [&](int id, const char* content, bool normalized) {
+    Json added = json["added_tokens"][1];
+    added["id"] = id;
+    added["content"] = content;
+    added["normalized"] = normalized;
+    json["added_tokens"].push_back(added);
+  };
+  add(268, "xe\u0301", true);
+  add(269, "ye\u0301", false);
+  const auto tokenizer = make(json);
+  EXPECT_EQ(tokenizer->encode("xe\u0301"), Ids{268});
+  EXPECT_EQ(tokenizer->encode("x\u00e9"), Ids{268});
+  EXPECT_EQ(tokenizer->encode("ye\u0301"), Ids{269});
+  EXPECT_EQ(tokenizer->encode("y\u00e9"), (Ids{122, 264}));
+  EXPECT_EQ(tokenizer->encode("ax\u00e9ye\u0301a"), (Ids{98, 268, 269, 98}));
+  json["normalizer"] = nullptr;
+  EXPECT_EQ(make(json)->encode("xe\u0301"), Ids{268});
+  EXPECT_EQ(make(json)->encode("x\u00e9"), (Ids{121, 264}));
+}
+
+// Which character of a file stands for which byte, as the published table of GPT-2 has it.
+TEST(Bpe, TheAlphabetOfBytes) {
+  EXPECT_EQ(in_alphabet("A!~"), "A!~");
+  EXPECT_EQ(in_alphabet(std::string("\0\n \x7f\xa0\xad\xff", 7)),
+            "\u0100\u010a\u0120\u0121\u0142\u0143\u00ff");
+  const auto tokenizer = make(small_bpe());
+  for (int byte = 0; byte < 256; ++byte) {
+    EXPECT_EQ(tokenizer->bytes_of(byte + 1), std::string(1, static_cast<char>(byte)));
+  }
+}
+
 TEST(Bpe, BytesThatAreNoTextComeBack) {
   const auto tokenizer = make(small_bpe());
   std::mt19937 random(4);

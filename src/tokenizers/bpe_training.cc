@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 #include <queue>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "core/error.h"
@@ -81,8 +80,8 @@ class Counter {
     bytes_ += static_cast<int64_t>(word.size());
     if (bytes_ - reported_ > (1 << 20)) {
       reported_ = bytes_;
-      check(!options_.progress || options_.progress("reading", bytes_, total_),
-            "stopped while reading: there is no tokenizer yet");
+      check(!options_.progress || options_.progress("reading", bytes_, total_)) ||
+          fail("stopped while reading: there is no tokenizer yet");
     }
     if (static_cast<int64_t>(word.size()) > kLongestWord) return;
     const auto known = counts_.find(word);
@@ -155,9 +154,9 @@ class Merger {
       }
       if (top.count < kRarestPair) return false;
       const Pair pair{static_cast<int32_t>(top.key >> 32), static_cast<int32_t>(top.key)};
+      // No token's bytes come about a second time: where they stand within the borders of other
+      // tokens the same merges have made the same token of them.
       const std::string made = bytes_[pair.left - 1] + bytes_[pair.right - 1];
-      // The same bytes by another way: one token, one merge. That is rare.
-      if (known_.count(made) > 0) continue;
       std::vector<int32_t> words = std::move(found->second.words);
       pairs_.erase(found);
       merges_.push_back(pair);
@@ -192,7 +191,6 @@ class Merger {
 
   int32_t add_token(const std::string& bytes) {
     bytes_.push_back(bytes);
-    known_.insert(bytes);
     return static_cast<int32_t>(bytes_.size());  // ids begin with 1
   }
 
@@ -248,7 +246,6 @@ class Merger {
   std::vector<Word> words_;
   std::vector<int32_t> symbols_;
   std::vector<std::string> bytes_;  // of the tokens from 1 on
-  std::unordered_set<std::string> known_;
   std::unordered_map<uint64_t, Occurrences> pairs_;
   std::priority_queue<Candidate> queue_;
   std::vector<uint64_t> changed_;
@@ -312,12 +309,12 @@ std::string write_json(const Merger& merger) {
 
 TrainedBpe train_bpe(std::span<const std::filesystem::path> files,
                      const BpeTrainingOptions& options) {
-  check(options.vocabulary >= kFirstMerge && options.vocabulary <= kLargestVocabulary,
-        "a vocabulary of {}: expected {} (the bytes and the end of a document) to {}",
-        options.vocabulary, kFirstMerge, kLargestVocabulary);
-  check(options.word_memory >= (1 << 20), "{} bytes for words: expected at least {}",
-        options.word_memory, 1 << 20);
-  check(!files.empty(), "no text to learn from: name at least one file");
+  check(options.vocabulary >= kFirstMerge && options.vocabulary <= kLargestVocabulary) ||
+      fail("a vocabulary of {}: expected {} (the bytes and the end of a document) to {}",
+           options.vocabulary, kFirstMerge, kLargestVocabulary);
+  check(options.word_memory >= (1 << 20)) ||
+      fail("{} bytes for words: expected at least {}", options.word_memory, 1 << 20);
+  check(!files.empty()) || fail("no text to learn from: name at least one file");
   int64_t total = 0;
   for (const std::filesystem::path& file : files) {
     std::error_code unknown;
@@ -326,14 +323,15 @@ TrainedBpe train_bpe(std::span<const std::filesystem::path> files,
   }
   Counter counter(options, total);
   for (const std::filesystem::path& file : files) counter.read(file);
-  check(!options.progress || options.progress("reading", total, total),
-        "stopped while reading: there is no tokenizer yet");
-  check(!counter.counts().empty(), "the files hold no text: expected some words of UTF-8");
+  check(!options.progress || options.progress("reading", total, total)) ||
+      fail("stopped while reading: there is no tokenizer yet");
+  check(!counter.counts().empty()) || fail("the files hold no text: expected some words of UTF-8");
 
   Merger merger(counter.counts());
   while (merger.vocabulary() < options.vocabulary && merger.merge_next()) {
-    check(!options.progress || options.progress("merging", merger.vocabulary(), options.vocabulary),
-          "stopped while merging: there is no tokenizer yet");
+    check(!options.progress ||
+          options.progress("merging", merger.vocabulary(), options.vocabulary)) ||
+        fail("stopped while merging: there is no tokenizer yet");
   }
   return {write_json(merger), merger.vocabulary(), counter.bytes(),
           static_cast<int64_t>(counter.counts().size()), counter.dropped()};

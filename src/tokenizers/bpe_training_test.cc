@@ -109,6 +109,31 @@ TEST(BpeTraining, ThePrecedentIsSmallIds) {
   EXPECT_EQ(train({"aaaa"}, {.vocabulary = 260}).vocabulary, 258);
 }
 
+// Runs of one letter are where the same bytes could come about in two ways.
+TEST(BpeTraining, NoStringIsTwoTokens) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 20; ++round) {
+    std::string text;
+    for (int word = 0; word < 40; ++word) {
+      const std::string letters(1 + random() % 30, 'a');
+      for (uint32_t times = 1 + random() % 6; times > 0; --times) {
+        text += letters + (word % 3 == 0 ? "b" : "") + (word % 5 == 0 ? "\n" : " ");
+      }
+    }
+    const TrainedBpe trained = train({text}, {.vocabulary = 400});
+    const auto json = nlohmann::json::parse(trained.definition);
+    std::map<std::string, int> strings;
+    for (const auto& [token, id] : json["model"]["vocab"].items()) ++strings[token];
+    EXPECT_EQ(static_cast<int64_t>(strings.size()), trained.vocabulary);
+    std::map<std::string, int> made;
+    for (std::string merge : merges_of(trained)) {
+      merge.erase(merge.find(' '), 1);
+      EXPECT_EQ(++made[merge], 1) << merge;
+    }
+    EXPECT_EQ(merges_of(trained), merges_by_definition(text, 400 - 257));
+  }
+}
+
 TEST(BpeTraining, MakesATokenizer) {
   const std::string text = some_text(2000, 7);
   const TrainedBpe trained = train({text}, {.vocabulary = 400});

@@ -18,6 +18,7 @@ class PaddedTokenizer final : public Tokenizer {
 
   std::string_view name() const override { return tokenizer_->name(); }
   int64_t vocab_size() const override { return vocabulary_; }
+  int64_t padding_begin() const override { return tokenizer_->vocab_size(); }
   void encode_to(std::string_view text, std::vector<int32_t>& ids) const override {
     tokenizer_->encode_to(text, ids);
   }
@@ -41,9 +42,9 @@ std::string_view trimmed(std::string_view text) {
 }  // namespace
 
 std::unique_ptr<Tokenizer> parse_tokenizer(std::string_view definition, std::string_view source) {
-  check(static_cast<int64_t>(definition.size()) <= kLargestFile,
-        "'{}' has {} bytes: expected a tokenizer of at most {}", source, definition.size(),
-        kLargestFile);
+  check(static_cast<int64_t>(definition.size()) <= kLargestFile) ||
+      fail("'{}' has {} bytes: expected a tokenizer of at most {}", source, definition.size(),
+           kLargestFile);
   const std::string_view text = trimmed(definition);
   if (text == ByteTokenizer::kName) return std::make_unique<ByteTokenizer>();
   const char first = text.empty() ? '\0' : text.front();

@@ -21,6 +21,10 @@ class Tokenizer {
   // Ids are 0 .. vocab_size() - 1.
   virtual int64_t vocab_size() const = 0;
 
+  // From this id on there are none but padding ids, which stand for no token and only fill a
+  // model's vocabulary up to a round size (load.h).
+  virtual int64_t padding_begin() const { return vocab_size(); }
+
   // Appends the ids of `text`, which is any bytes, to `ids`. Throws Error for bytes that the
   // vocabulary cannot express.
   virtual void encode_to(std::string_view text, std::vector<int32_t>& ids) const = 0;

@@ -3,23 +3,20 @@
 #include <algorithm>
 #include <set>
 
-#include "io/hash.h"
+#include "checkpoints/find.h"
+#include "checkpoints/load.h"
 #include "formats/safetensors.h"
+#include "formats/tensor_source.h"
+#include "io/hash.h"
 #include "models/load.h"
 
 namespace rookery {
 namespace {
 
 constexpr int64_t kFormat = 2;
-constexpr std::string_view kPrefix = "checkpoint-", kSuffix = ".safetensors";
 constexpr std::string_view kFirstMoment = "optimizer.m.", kSecondMoment = "optimizer.v.";
 
-StoredTensor stored(const Parameter& parameter) {
-  const NamedTensor tensor = stored_tensor(parameter);
-  return {tensor.name, tensor.view.dtype, tensor.view.shape, tensor.view.data, tensor.make};
-}
-
-StoredTensor stored(std::string name, const TensorView& moment) {
+StoredTensor stored_moment(std::string name, const TensorView& moment) {
   StoredTensor tensor{std::move(name), moment.dtype, moment.shape, moment.data};
   if (cuda::is_device_memory(moment.data)) {
     tensor.data = nullptr;
@@ -68,10 +65,11 @@ std::map<std::string, std::string> metadata_of(const Model& model, const RunStat
 
 void copy_tensor(const TensorSource& source, const std::string& name, const TensorView& to) {
   const StoredTensor* from = source.find(name);
-  check(from != nullptr, "it lacks '{}': is it a checkpoint of training, and complete?", name);
-  check(from->dtype == DType::kF32 && from->shape.count() == to.count(),
-        "'{}' is {} {}, expected f32 {}", name, name_of(from->dtype), from->shape.to_string(),
-        to.shape.to_string());
+  check(from != nullptr) ||
+      fail("it lacks '{}': is it a checkpoint of training, and complete?", name);
+  check(from->dtype == DType::kF32 && from->shape.count() == to.count()) ||
+      fail("'{}' is {} {}, expected f32 {}", name, name_of(from->dtype), from->shape.to_string(),
+           to.shape.to_string());
   TensorReader reader;
   copy_bytes(to.data, reader.read(*from), to.bytes());
 }
@@ -85,12 +83,12 @@ nlohmann::json to_json(const TrainOptions& o) {
           {"products", name_of(o.products)},
           {"gradient_checkpointing", o.gradient_checkpointing},
           {"reset_documents", o.reset_documents},
-          {"order", name_of(o.order)},
-          {"magic_prime", o.magic_prime},
           {"dropout", o.dropout},
           {"l2wrap", o.l2wrap},
           {"seed", o.seed},
           {"validation_fraction", o.validation_fraction},
+          {"order", name_of(o.order)},
+          {"magic_prime", o.magic_prime},
           {"schedule",
            {{"kind", name_of(o.schedule.kind)},
             {"rate", o.schedule.rate},
@@ -148,54 +146,17 @@ uint64_t configuration_hash(const Model& model, const TrainOptions& options) {
   return hash_bytes(all.dump());
 }
 
-std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64_t step) {
-  return folder / fmt::format("{}{:08}{}", kPrefix, step, kSuffix);
-}
-
-int64_t step_of_checkpoint(const std::filesystem::path& path) {
-  const std::string name = path.filename().string();
-  if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) return -1;
-  const std::string number =
-      name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size());
-  const bool digits = number.find_first_not_of("0123456789") == std::string::npos;
-  return digits && !number.empty() && number.size() <= 18 ? std::stoll(number) : -1;
-}
-
-int64_t step_of_model(const std::filesystem::path& path) {
-  const TensorSource source = open_checkpoint(path);
-  const auto metadata = source.metadata.find("rookery");
-  if (metadata == source.metadata.end()) return 0;
-  const nlohmann::json json = nlohmann::json::parse(metadata->second, nullptr, false);
-  return json.is_object() && json.contains("step") && json["step"].is_number_integer()
-             ? json["step"].get<int64_t>()
-             : 0;
-}
-
-std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder) {
-  std::vector<std::pair<int64_t, std::filesystem::path>> found;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const int64_t step = step_of_checkpoint(entry.path());
-    if (step >= 0) found.emplace_back(step, entry.path());
-  }
-  std::sort(found.begin(), found.end());
-  std::vector<std::filesystem::path> paths;
-  for (auto& [step, path] : found) paths.push_back(std::move(path));
-  return paths;
-}
-
 std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const Trainer& trainer,
                                       const RunState& run) {
-  std::vector<StoredTensor> tensors;
-  for (const Parameter& parameter : trainer.model().parameters()) {
-    tensors.push_back(stored(parameter));
-  }
+  std::vector<StoredTensor> tensors = stored_tensors(trainer.model());
   const auto entries = trainer.optimizer().entries();
   for (const Optimizer::Entry& entry : entries) {
-    tensors.push_back(stored(std::string(kFirstMoment) + entry.parameter->spec.name, entry.m));
+    tensors.push_back(
+        stored_moment(std::string(kFirstMoment) + entry.parameter->spec.name, entry.m));
   }
   for (const Optimizer::Entry& entry : entries) {
-    tensors.push_back(stored(std::string(kSecondMoment) + entry.parameter->spec.name, entry.v));
+    tensors.push_back(
+        stored_moment(std::string(kSecondMoment) + entry.parameter->spec.name, entry.v));
   }
   const std::filesystem::path path = checkpoint_path(folder, run.step);
   write_safetensors(path, tensors, metadata_of(trainer.model(), run));
@@ -211,11 +172,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const
 }
 
 void save_model(const std::filesystem::path& path, const Model& model, const RunState& run) {
-  std::vector<StoredTensor> tensors;
-  for (const Parameter& parameter : model.parameters()) {
-    tensors.push_back(stored(parameter));
-  }
-  write_safetensors(path, tensors, metadata_of(model, run));
+  write_safetensors(path, stored_tensors(model), metadata_of(model, run));
 }
 
 Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Device device) {
@@ -223,12 +180,14 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
   try {
     const TensorSource source = open_checkpoint(path);
     const auto metadata = source.metadata.find("rookery");
-    check(metadata != source.metadata.end(), "it holds no state of training");
+    check(metadata != source.metadata.end()) || fail("it holds no state of training");
     const nlohmann::json json = nlohmann::json::parse(metadata->second);
-    check(json.at("format") == kFormat,
-          "it has format {} of checkpoints, this program reads format {}: resume with the program "
-          "that wrote it",
-          json.at("format").dump(), kFormat);
+    const int64_t format = json.at("format").get<int64_t>();
+    check(format == kFormat) ||
+        fail(
+            "it has version {} of the format of checkpoints, this program reads version {}: begin "
+            "a new run with its weights (--model), or resume with the program that wrote it",
+            format, kFormat);
     RunState& run = resumed.run;
     run.options = train_options_from_json(json.at("options"));
     json.at("step").get_to(run.step);
@@ -238,18 +197,18 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     json.at("data").at("hash").get_to(run.data_hash);
     json.at("data").at("validation_files").get_to(run.validation_files);
     const auto definition = source.metadata.find("tokenizer");
-    run.tokenizer_definition =
-        definition != source.metadata.end() ? definition->second : std::string();
+    run.tokenizer_definition = definition != source.metadata.end() ? definition->second : "";
     json.at("checkpoint_every").get_to(run.checkpoint_every);
     json.at("keep").get_to(run.keep);
     json.at("validate_every").get_to(run.validate_every);
     json.at("validation_loss").get_to(run.validation_loss);
-    check(run.step >= 0, "its step is {}", run.step);
+    check(run.step >= 0) || fail("its step is {}", run.step);
     Model model = model_from_tensors(model_tensors(source), MatrixType::kF32, source.epsilons);
     const auto frozen = json.at("frozen").get<std::set<std::string>>();
     model.set_trainable([&](const ParameterSpec& spec) { return !frozen.contains(spec.name); });
-    check(json.at("configuration_hash").get<uint64_t>() == configuration_hash(model, run.options),
-          "its weights do not belong to its training options");
+    check(json.at("configuration_hash").get<uint64_t>() ==
+          configuration_hash(model, run.options)) ||
+        fail("its weights do not belong to its training options");
     resumed.trainer = std::make_unique<Trainer>(std::move(model), run.options, pool, device);
     for (const Optimizer::Entry& entry : resumed.trainer->optimizer().entries()) {
       const std::string& name = entry.parameter->spec.name;
@@ -264,16 +223,6 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     fail("cannot resume from '{}': {}", path.string(), error.what());
   }
   return resumed;
-}
-
-std::vector<NamedTensor> model_tensors(const TensorSource& source) {
-  std::vector<NamedTensor> tensors;
-  for (const StoredTensor& tensor : source.tensors) {
-    if (tensor.name.starts_with("optimizer.")) continue;
-    tensors.push_back(
-        {tensor.name, {const_cast<void*>(tensor.data), tensor.dtype, tensor.shape}, tensor.make});
-  }
-  return tensors;
 }
 
 }  // namespace rookery

@@ -15,8 +15,9 @@ Optimizer::Optimizer(const Model& model, const OptimizerOptions& options)
       memory_(gradient_bytes(model) + moment_bytes(model), memory_of(model.device())) {
   for (const Parameter& parameter : model.parameters()) {
     if (!parameter.trainable) continue;
-    check(parameter.value.dtype == DType::kF32, "training needs float32 masters, '{}' is {}",
-          parameter.spec.name, name_of(parameter.value.dtype));
+    check(parameter.value.dtype == DType::kF32) ||
+        fail("training needs float32 masters, '{}' is {}", parameter.spec.name,
+             name_of(parameter.value.dtype));
     entries_.push_back({.parameter = &parameter});
   }
   auto* next = static_cast<float*>(memory_.data());

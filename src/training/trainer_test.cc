@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <set>
 
@@ -13,6 +14,8 @@
 #include "io/file.h"
 #include "checking/operator_test.h"
 #include "formats/safetensors.h"
+#include "checkpoints/find.h"
+#include "inference/session.h"
 #include "training/checkpoint.h"
 
 namespace rookery {
@@ -173,6 +176,182 @@ TEST_F(TrainerTest, AStepWithoutTargetsChangesNothing) {
   EXPECT_TRUE(std::isfinite(trainer.step(loader()).loss));
 }
 
+// Steps that leave the weights as they are, so that losses differ by their dropout masks alone.
+class MaskTest : public TrainerTest {
+ protected:
+  MaskTest() {
+    options_.schedule = {.kind = ScheduleKind::kConstant, .rate = 1e-30};
+    options_.dropout = 0.3;
+    options_.batch = 1;
+    loader().append(0, batch_);
+  }
+  // The losses of `steps` steps of `micro_batches` times the same batch.
+  std::vector<double> losses(int steps, size_t micro_batches = 1) {
+    Trainer trainer(Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_),
+                    options_, pool_);
+    const std::vector<TrainingBatch> batches(micro_batches, batch_);
+    std::vector<double> all;
+    for (int i = 0; i < steps; ++i) all.push_back(trainer.step(batches).loss);
+    return all;
+  }
+  TrainingBatch batch_;
+};
+
+TEST_F(MaskTest, EveryStepMicroBatchAndSeedHasItsOwn) {
+  const std::vector<double> one = losses(4);
+  EXPECT_EQ(losses(4), one);
+  for (size_t i = 0; i < one.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) EXPECT_GT(std::abs(one[i] - one[j]), 1e-4) << i << ' ' << j;
+  }
+  // Micro-batches are numbered through the run: two steps of two have the masks of four of one.
+  const std::vector<double> two = losses(2, 2);
+  EXPECT_NEAR(two[0], (one[0] + one[1]) / 2, 1e-6);
+  EXPECT_NEAR(two[1], (one[2] + one[3]) / 2, 1e-6);
+  options_.seed = 2;
+  EXPECT_GT(std::abs(losses(1)[0] - one[0]), 1e-4);
+  options_.dropout = 0;
+  const std::vector<double> none = losses(2);
+  EXPECT_EQ(none[0], none[1]);
+}
+
+// The loss by hand, from the logits of a session that knows no training.
+TEST_F(MaskTest, EvaluationHasNeitherDropoutNorL2Wrap) {
+  options_.l2wrap = 10;
+  batch_.targets[3] = batch_.targets[7] = -1;
+  Trainer trainer = make_trainer();
+  trainer.step(std::span(&batch_, 1));
+  Session session(trainer.model(), pool_, true);
+  const std::vector<float> logits = session.feed_all(batch_.tokens);
+  double nats = 0;
+  int64_t targets = 0;
+  for (size_t t = 0; t < batch_.targets.size(); ++t) {
+    if (batch_.targets[t] < 0) continue;
+    double sum = 0;
+    for (size_t j = 0; j < 256; ++j) sum += std::exp(static_cast<double>(logits[t * 256 + j]));
+    nats += std::log(sum) - logits[t * 256 + batch_.targets[t]];
+    ++targets;
+  }
+  EXPECT_NEAR(trainer.evaluate(std::span(&batch_, 1)), nats / static_cast<double>(targets), 1e-6);
+}
+
+TEST_F(TrainerTest, EvaluationLeavesTheRunAsItIs) {
+  options_.dropout = 0.2;
+  options_.accumulation = 2;
+  Trainer straight = make_trainer(), interrupted = make_trainer();
+  TrainingBatch other;
+  loader().append(77, other);
+  for (int i = 0; i < 3; ++i) {
+    straight.step(loader());
+    interrupted.step(loader());
+    interrupted.evaluate(std::span(&other, 1));
+  }
+  EXPECT_EQ(weights(interrupted), weights(straight));
+}
+
+TEST_F(TrainerTest, GradientCheckpointingTakesLessMemoryForTheSameBits) {
+  options_.context = 64;
+  options_.dropout = 0.2;
+  std::vector<float> kept;
+  int64_t kept_bytes = 0;
+  for (const bool checkpointing : {false, true}) {
+    options_.gradient_checkpointing = checkpointing;
+    Trainer trainer = make_trainer();
+    for (int i = 0; i < 3; ++i) trainer.step(loader());
+    const int64_t bytes = trainer.context().arena->peak();
+    if (!checkpointing) {
+      kept = weights(trainer);
+      kept_bytes = bytes;
+      continue;
+    }
+    EXPECT_EQ(weights(trainer), kept);
+    EXPECT_LT(static_cast<double>(bytes), 0.75 * static_cast<double>(kept_bytes));
+  }
+}
+
+TEST_F(TrainerTest, L2WrapChangesTheGradientAndNotTheLoss) {
+  options_.l2wrap = 0;
+  Trainer without = make_trainer();
+  options_.l2wrap = 10;
+  Trainer with = make_trainer();
+  const StepResult a = without.step(loader()), b = with.step(loader());
+  EXPECT_EQ(a.loss, b.loss);
+  EXPECT_GT(std::abs(a.gradient_norm - b.gradient_norm), 1e-3 * a.gradient_norm);
+}
+
+// The learning rate that a step reports, and that moves the weights, is its own: the first step
+// moves each weight by the rate, as Adam's bias correction has it.
+TEST_F(TrainerTest, EachStepHasItsLearningRate) {
+  Trainer trainer = make_trainer();
+  std::vector<std::vector<double>> before;
+  for (const Parameter& p : trainer.model().parameters()) before.push_back(elements(p.value));
+  EXPECT_EQ(trainer.step(loader()).learning_rate, learning_rate(options_.schedule, 0));
+  for (size_t k = 0; k < before.size(); ++k) {
+    const Parameter& p = trainer.model().parameters()[k];
+    const auto multiple = static_cast<double>(p.spec.group.rate_multiplier);
+    double most = 0;
+    const std::vector<double> after = elements(p.value);
+    for (size_t i = 0; i < after.size(); ++i) {
+      most = std::max(most, std::abs(after[i] - before[k][i]));
+    }
+    const double rate = multiple * learning_rate(options_.schedule, 0);
+    if (most == 0) continue;  // nothing depends on it yet
+    EXPECT_NEAR(most, rate, 0.01 * rate) << p.spec.name;
+  }
+  for (int64_t i = 1; i < 8; ++i) {
+    EXPECT_EQ(trainer.step(loader()).learning_rate, learning_rate(options_.schedule, i)) << i;
+  }
+  ScheduleOptions longer = options_.schedule;
+  longer.total_steps = 100;
+  trainer.set_schedule(longer);
+  EXPECT_EQ(trainer.step(loader()).learning_rate, learning_rate(longer, 8));
+}
+
+// Products in bfloat16: the masters stay float32 and move by less than a bfloat16 can hold, and the
+// copies that products read are the masters rounded after each step.
+TEST_F(TrainerTest, CopiesFollowTheirMasters) {
+  Trainer wide = make_trainer();
+  options_.products = DType::kBF16;
+  Trainer narrow = make_trainer();
+  for (int i = 0; i < 3; ++i) {
+    const StepResult a = wide.step(loader()), b = narrow.step(loader());
+    EXPECT_NEAR(a.loss, b.loss, 0.02);
+    EXPECT_TRUE(i == 0 || a.loss != b.loss);
+  }
+  int copies = 0;
+  for (const Parameter& p : narrow.model().parameters()) {
+    if (!p.low) continue;
+    ++copies;
+    const auto* master = p.value.as<float>();
+    for (int64_t i = 0; i < p.value.count(); ++i) {
+      ASSERT_EQ(p.low.as<BFloat16>()[i].bits, to_bfloat16(master[i]).bits) << p.spec.name;
+    }
+  }
+  EXPECT_EQ(copies, 2 * 7 + 1);  // seven matrices of each layer, and the head; none is looked up
+}
+
+TEST_F(TrainerTest, AStepTakesTheNextWindowsOfTheOrder) {
+  options_.accumulation = 2;
+  const Loader data = loader();
+  for (const int64_t step : {0, 1, 7}) {
+    const std::vector<TrainingBatch> batches = batches_of_step(data, options_, step);
+    ASSERT_EQ(batches.size(), 2u);
+    for (int64_t i = 0; i < 2; ++i) {
+      TrainingBatch expected;
+      for (int64_t j = 0; j < 3; ++j) data.append(6 * step + 3 * i + j, expected);
+      EXPECT_EQ(batches[i].tokens, expected.tokens);
+      EXPECT_EQ(batches[i].targets, expected.targets);
+      EXPECT_EQ(batches[i].offsets, expected.offsets);
+    }
+  }
+  // And a trainer's step is that of its number.
+  Trainer by_loader = make_trainer(), by_hand = make_trainer();
+  for (int64_t step = 0; step < 3; ++step) {
+    by_loader.step(data);
+    by_hand.step(batches_of_step(data, options_, step));
+  }
+  EXPECT_EQ(weights(by_loader), weights(by_hand));
+}
+
 TEST_F(TrainerTest, StopsBeforeNumbersThatAreNone) {
   options_.schedule = {.kind = ScheduleKind::kConstant, .rate = 1e30, .total_steps = 40};
   options_.optimizer.clip = 0;
@@ -207,6 +386,141 @@ TEST_F(TrainerTest, ResumesBitForBit) {
     for (int i = 0; i < 5; ++i) resumed.trainer->step(data);
     EXPECT_EQ(weights(*resumed.trainer), weights(straight));
     EXPECT_NE(weights(half), weights(straight));
+  }
+}
+
+// Every field, none of which has its default, by name: what is not saved comes back as its default.
+// A new field does not compile until it is added here.
+TEST_F(TrainerTest, ACheckpointForgetsNothing) {
+  options_ = {
+      .context = 24,
+      .batch = 3,
+      .accumulation = 2,
+      .products = DType::kBF16,
+      .gradient_checkpointing = true,
+      .reset_documents = true,
+      .order = WindowOrder::kMagicPrime,
+      .magic_prime = 113,
+      .dropout = 0.125,
+      .l2wrap = 0.25,
+      .seed = 12345678901234567890u,
+      .validation_fraction = 0.375,
+      .schedule = {.kind = ScheduleKind::kConstantThenExponential,
+                   .rate = 0.0011,
+                   .final_rate = 0.0007,
+                   .warmup_steps = 3,
+                   .total_steps = 44,
+                   .constant_steps = 5},
+      .optimizer = {
+          .beta1 = 0.83, .beta2 = 0.87, .epsilon = 0.031, .weight_decay = 0.043, .clip = 0.57}};
+  const RunState state = {.options = options_,
+                          .step = 4,
+                          .tokens_seen = 99,
+                          .tokenizer = "space",
+                          .tokenizer_definition = "space \"600\"\n",
+                          .data_files = {"a", "b"},
+                          .data_hash = 0xfedcba9876543210u,
+                          .validation_files = {"c"},
+                          .checkpoint_every = 6,
+                          .keep = 7,
+                          .validate_every = 8,
+                          .validation_loss = 1.0 / 3};
+  Trainer straight = make_trainer(), half = make_trainer();
+  const Loader data = loader();
+  for (int i = 0; i < 6; ++i) straight.step(data);
+  for (int i = 0; i < 4; ++i) half.step(data);
+  Resumed resumed = load_checkpoint(save_checkpoint(folder_, half, state), pool_);
+  const auto& [options, step, tokens_seen, tokenizer, definition, files, hash, validation_files,
+               checkpoint_every, keep, validate_every, validation_loss] = resumed.run;
+  EXPECT_EQ(step, 4);
+  EXPECT_EQ(tokens_seen, 99);
+  EXPECT_EQ(tokenizer, "space");
+  EXPECT_EQ(definition, "space \"600\"\n");
+  EXPECT_EQ(files, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(hash, 0xfedcba9876543210u);
+  EXPECT_EQ(validation_files, std::vector<std::string>{"c"});
+  EXPECT_EQ(checkpoint_every, 6);
+  EXPECT_EQ(keep, 7);
+  EXPECT_EQ(validate_every, 8);
+  EXPECT_EQ(validation_loss, 1.0 / 3);
+  for (const TrainOptions* read : {&options, &resumed.trainer->options()}) {
+    const auto& [context, batch, accumulation, products, checkpointing, reset, order, prime,
+                 dropout, l2wrap, seed, fraction, schedule, optimizer] = *read;
+    EXPECT_EQ(context, 24);
+    EXPECT_EQ(batch, 3);
+    EXPECT_EQ(accumulation, 2);
+    EXPECT_EQ(products, DType::kBF16);
+    EXPECT_TRUE(checkpointing);
+    EXPECT_TRUE(reset);
+    EXPECT_EQ(order, WindowOrder::kMagicPrime);
+    EXPECT_EQ(prime, 113);
+    EXPECT_EQ(dropout, 0.125);
+    EXPECT_EQ(l2wrap, 0.25);
+    EXPECT_EQ(seed, 12345678901234567890u);
+    EXPECT_EQ(fraction, 0.375);
+    const auto& [kind, rate, final_rate, warmup, total, constant] = schedule;
+    EXPECT_EQ(kind, ScheduleKind::kConstantThenExponential);
+    EXPECT_EQ(rate, 0.0011);
+    EXPECT_EQ(final_rate, 0.0007);
+    EXPECT_EQ(warmup, 3);
+    EXPECT_EQ(total, 44);
+    EXPECT_EQ(constant, 5);
+    const auto& [beta1, beta2, epsilon, decay, clip] = optimizer;
+    EXPECT_EQ(beta1, 0.83);
+    EXPECT_EQ(beta2, 0.87);
+    EXPECT_EQ(epsilon, 0.031);
+    EXPECT_EQ(decay, 0.043);
+    EXPECT_EQ(clip, 0.57);
+  }
+  EXPECT_EQ(resumed.trainer->steps_done(), 4);
+  EXPECT_EQ(weights(*resumed.trainer), weights(half));
+  for (int i = 0; i < 2; ++i) resumed.trainer->step(data);
+  EXPECT_EQ(weights(*resumed.trainer), weights(straight));
+}
+
+// The file, read without load_checkpoint: what each tensor and each part of the description is
+// called is a format.
+TEST_F(TrainerTest, ACheckpointIsWhatItsFormatSays) {
+  options_.accumulation = 2;
+  Trainer trainer = make_trainer();
+  for (int i = 0; i < 2; ++i) trainer.step(loader());
+  const auto path = save_checkpoint(
+      folder_, trainer, {.options = options_, .step = 2, .tokens_seen = 288, .data_hash = 7});
+  EXPECT_EQ(path.filename(), "checkpoint-00000002.safetensors");
+  const std::string bytes = read_text_file(path);
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, bytes.data(), 8);
+  const nlohmann::json header = nlohmann::json::parse(bytes.substr(8, header_bytes));
+  const auto tensor = [&](const std::string& name) {
+    const nlohmann::json& entry = header.at(name);
+    EXPECT_EQ(entry.at("dtype"), "F32");
+    const int64_t begin = entry.at("data_offsets").at(0), end = entry.at("data_offsets").at(1);
+    std::vector<float> values((end - begin) / 4);
+    std::memcpy(values.data(), bytes.data() + 8 + header_bytes + begin, end - begin);
+    return std::vector<double>(values.begin(), values.end());
+  };
+  EXPECT_EQ(header.size(), 1 + 3 * trainer.model().parameters().size());
+  for (const Optimizer::Entry& entry : trainer.optimizer().entries()) {
+    const std::string& name = entry.parameter->spec.name;
+    EXPECT_EQ(tensor(name), elements(entry.parameter->value));
+    EXPECT_EQ(tensor("optimizer.m." + name), elements(entry.m));
+    EXPECT_EQ(tensor("optimizer.v." + name), elements(entry.v));
+  }
+  const auto about =
+      nlohmann::json::parse(header.at("__metadata__").at("rookery").get<std::string>());
+  EXPECT_EQ(about.at("format"), 2);
+  EXPECT_EQ(about.at("generation"), "4");
+  EXPECT_EQ(about.at("step"), 2);
+  EXPECT_EQ(about.at("tokens_seen"), 288);
+  EXPECT_EQ(about.at("random"), (nlohmann::json{{"seed", 1}, {"step", 2}}));
+  EXPECT_EQ(about.at("data").at("next_sample"), 2 * 2 * 3);
+  EXPECT_EQ(about.at("data").at("hash"), 7);
+  EXPECT_EQ(step_of_checkpoint(path), 2);
+  EXPECT_EQ(step_of_model(path), 2);
+  EXPECT_EQ(step_of_checkpoint("checkpoint-7.safetensors"), 7);
+  for (const char* other : {"checkpoint-.safetensors", "checkpoint-1x.safetensors",
+                            "model-1.safetensors", "checkpoint-1.pth"}) {
+    EXPECT_EQ(step_of_checkpoint(other), -1) << other;
   }
 }
 
@@ -286,7 +600,7 @@ TEST_F(GpuTrainerTest, SaysWhatWouldFit) {
   options_.context = 1024;
   options_.batch = 4096;
   const ModelConfig config = make_config("4", 12, 768, 256);
-  const int64_t free = cuda::free_memory();
+  const int64_t free = cuda::Device::get(0).free_memory();
   if (plan_memory(Model::planned(config), options_, pool_, Device::kCuda).total() <= free) {
     GTEST_SKIP() << "SKIPPED: this GPU has room for all of it";
   }
@@ -487,6 +801,26 @@ TEST_F(TrainerTest, TheConfigurationHashSeesEveryMember) {
   EXPECT_TRUE(hashes.insert(configuration_hash(frozen, options_)).second);
   ++options_.seed;
   EXPECT_TRUE(hashes.insert(configuration_hash(Model::planned(config), options_)).second);
+}
+
+TEST_F(TrainerTest, RefusesCheckpointsOfAnotherFormat) {
+  Trainer trainer = make_trainer();
+  const auto path = save_checkpoint(folder_, trainer, {.options = options_, .step = 1});
+  std::string bytes = read_text_file(path);
+  const std::string format = "\\\"format\\\":2";
+  ASSERT_NE(bytes.find(format), std::string::npos);
+  bytes[bytes.find(format) + format.size() - 1] = '1';  // before there was XXH3
+  std::ofstream(folder_ / "other.safetensors", std::ios::binary) << bytes;
+  try {
+    load_checkpoint(folder_ / "other.safetensors", pool_);
+    ADD_FAILURE() << "it was loaded";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string_view(error.what())
+                  .find("it has version 1 of the format of checkpoints, this program reads version "
+                        "2: begin a new run with its weights"),
+              std::string_view::npos)
+        << error.what();
+  }
 }
 
 TEST_F(TrainerTest, RefusesOptionsThatDoNotFit) {

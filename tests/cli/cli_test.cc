@@ -263,6 +263,7 @@ TEST_F(Cli, GenerateTellsItsSeed) {
   const size_t at = first.err.find("seed ");
   ASSERT_NE(at, std::string::npos) << first.err;
   const std::string seed = std::to_string(std::stoull(first.err.substr(at + 5)));
+  SCOPED_TRACE("seed " + seed);
   EXPECT_EQ(run({"generate", model, "-n", "30", "--seed", seed}).out, first.out);
   EXPECT_EQ(run({"generate", model, "-n", "30", "--seed", seed, "--quiet"}).err, "");
 }
@@ -358,6 +359,18 @@ TEST_F(Cli, GenerateWithoutATokenizer) {
 }
 
 // A signal in the middle of a large product: its handler must not write over the numbers.
+// A vocabulary that is rounded up: the rows of the head that are padding stand for nothing.
+TEST_F(Cli, GenerateNeverChoosesPadding) {
+  std::ofstream(path("tokenizer"), std::ios::binary) << "bytes";
+  const std::string model = make_model("padded.safetensors", {"--vocab", "300"});
+  const auto lines =
+      lines_of(run({"generate", model, "--tokenizer", path("tokenizer"), "-n", "200", "--json",
+                    "--temperature", "9", "--top-p", "1", "--seed", "3", "--ban", "0"})
+                   .out);
+  ASSERT_EQ(lines.size(), 201u);
+  for (size_t i = 0; i < 200; ++i) EXPECT_LT(lines[i].at("id"), 256) << i;
+}
+
 TEST_F(Cli, AnInterruptLeavesMemoryAlone) {
   const std::string model = make_model("m.safetensors");
   std::ofstream(path("long.txt")) << std::string(4 << 20, 'x');

@@ -2,8 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cmath>
+#include <map>
 #include <thread>
 
+#include "checking/test_seed.h"
 #include "core/random.h"
 #include "formats/tensor_source.h"
 #include "program_test.h"
@@ -109,7 +112,8 @@ TEST_F(TrainProgram, KilledRunsLoseNoMoreThanTheStepsSinceTheLastCheckpoint) {
   constexpr int64_t kEvery = 5;
   const auto first = small_run({"--steps", "1000000", "--checkpoint-every", std::to_string(kEvery),
                                 "--keep", "2", "--validate-every", "0"});
-  Random random(static_cast<uint64_t>(::getpid()));
+  const TestSeed seed;
+  Random random(seed.value());
   for (int round = 0; round < 8; ++round) {
     const int64_t before = round == 0 ? 0 : newest_checkpoint();
     const pid_t child = start_quietly(
@@ -155,6 +159,126 @@ TEST_F(TrainProgram, ResumesBitForBit) {
       4 * json_of({"info", path("run"), "--json"}).at("parameters").get<size_t>();
   ASSERT_GT(resumed.size(), weights);
   EXPECT_EQ(resumed.substr(resumed.size() - weights), straight.substr(straight.size() - weights));
+}
+
+// Every flag of a step arrives in the run, and nothing of it changes when the run goes on.
+TEST_F(TrainProgram, EveryFlagArrives) {
+  ASSERT_EQ(run(small_run({"--steps",
+                           "3",
+                           "--accumulate",
+                           "2",
+                           "--dtype",
+                           "bf16",
+                           "--gradient-checkpointing",
+                           "--reset-documents",
+                           "on",
+                           "--dropout",
+                           "0.125",
+                           "--l2wrap",
+                           "0.25",
+                           "--seed",
+                           "99",
+                           "--schedule",
+                           "constant-exponential",
+                           "--learning-rate",
+                           "0.002",
+                           "--final-learning-rate",
+                           "0.0005",
+                           "--warmup",
+                           "9",
+                           "--constant-steps",
+                           "1",
+                           "--beta1",
+                           "0.8",
+                           "--beta2",
+                           "0.85",
+                           "--adam-epsilon",
+                           "1e-9",
+                           "--weight-decay",
+                           "0.03",
+                           "--clip",
+                           "0.7",
+                           "--checkpoint-every",
+                           "2",
+                           "--keep",
+                           "5",
+                           "--validate-every",
+                           "3",
+                           "--validation-fraction",
+                           "0.05",
+                           "--order",
+                           "magic-prime",
+                           "--device",
+                           "cpu"}))
+                .code,
+            0);
+  const Json expected = {
+      {"context", 32},
+      {"batch", 2},
+      {"accumulation", 2},
+      {"products", "bf16"},
+      {"gradient_checkpointing", true},
+      {"reset_documents", true},
+      {"dropout", 0.125},
+      {"l2wrap", 0.25},
+      {"seed", 99},
+      {"validation_fraction", 0.05},
+      {"schedule",
+       {{"kind", "constant-exponential"},
+        {"rate", 0.002},
+        {"final_rate", 0.0005},
+        {"warmup_steps", 0},  // at most a tenth of all
+        {"total_steps", 3},
+        {"constant_steps", 1}}},
+      {"optimizer",
+       {{"beta1", 0.8}, {"beta2", 0.85}, {"epsilon", 1e-9}, {"weight_decay", 0.03}, {"clip", 0.7}}},
+      {"order", "magic-prime"}};
+  const auto about = [&](const char* file) {
+    return Json::parse(open_checkpoint(path(file)).metadata.at("rookery"));
+  };
+  Json options = about("run/checkpoint-00000003.safetensors").at("options");
+  EXPECT_GT(options.at("magic_prime"), 0);
+  options.erase("magic_prime");
+  EXPECT_EQ(options, expected);
+  ASSERT_EQ(run({"train", "--resume", path("run"), "--steps", "5", "--threads", "1"}).code, 0);
+  const Json resumed = about("run/checkpoint-00000005.safetensors");
+  options = resumed.at("options");
+  EXPECT_EQ(options.at("schedule").at("total_steps"), 5);
+  options["schedule"]["total_steps"] = 3;
+  options.erase("magic_prime");
+  EXPECT_EQ(options, expected);
+  EXPECT_EQ(resumed.at("tokens_seen"), 5 * 2 * 2 * 32);
+  EXPECT_EQ(resumed.at("checkpoint_every"), 2);
+  EXPECT_EQ(resumed.at("keep"), 5);
+  EXPECT_EQ(resumed.at("validate_every"), 3);
+}
+
+// A run that is made longer has, from there on, the rates of a run that was as long from the start.
+TEST_F(TrainProgram, AResumedRunHasTheLearningRatesOfItsNewLength) {
+  const auto rates = [&] {
+    std::map<int64_t, double> all;
+    std::ifstream metrics(path("run/metrics.jsonl"));
+    for (std::string line; std::getline(metrics, line);) {
+      const Json json = Json::parse(line);
+      if (json.contains("learning_rate")) all[json.at("step")] = json.at("learning_rate");
+    }
+    return all;
+  };
+  ASSERT_EQ(run(small_run({"--steps", "12", "--warmup", "0"})).code, 0);
+  const std::map<int64_t, double> straight = rates();
+  ASSERT_EQ(straight.size(), 12u);
+  // The cosine of schedule.h, by hand; the first step is number 0 there.
+  for (const auto& [step, rate] : straight) {
+    const double x = static_cast<double>(step - 1) / 12;
+    EXPECT_NEAR(rate, 1e-4 + (1e-3 - 1e-4) * (1 + std::cos(std::acos(-1) * x)) / 2, 1e-9) << step;
+  }
+  fs::remove_all(path("run"));
+  ASSERT_EQ(run(small_run({"--steps", "6", "--warmup", "0"})).code, 0);
+  ASSERT_EQ(run({"train", "--resume", path("run"), "--steps", "12", "--threads", "1"}).code, 0);
+  const std::map<int64_t, double> resumed = rates();
+  ASSERT_EQ(resumed.size(), 12u);
+  for (int64_t step = 7; step <= 12; ++step) EXPECT_EQ(resumed.at(step), straight.at(step)) << step;
+  EXPECT_LT(resumed.at(6), straight.at(6));
 }
 
 // From text to prepared data to a model: 20 steps, stopped and resumed, in both orders.
@@ -277,7 +401,9 @@ TEST_F(TrainProgram, PreparingTakesLittleMemory) {
   EXPECT_EQ(large.at("tokens"), fs::file_size(path("large.txt")) + 1);
   const double more = large.at("peak_memory").get<double>() - small.at("peak_memory").get<double>();
   RecordProperty("more_bytes", std::to_string(more));
-  if (!kSanitized) EXPECT_LT(more, 64 << 20);
+  if (!kSanitized) {
+    EXPECT_LT(more, 64 << 20);
+  }
 }
 
 TEST_F(TrainProgram, PeakMemoryIsWhatTheDryRunSaid) {

@@ -21,7 +21,7 @@ constexpr int64_t kTurn = 20;
 
 double bytes_per_step(const Model& model, int64_t batch) {
   return static_cast<double>(model.bytes() - model.parameter("emb.weight").value.bytes()) +
-         2.0 * static_cast<double>(batch * model.state_layout().slot_size * size_of(DType::kF32));
+         2.0 * static_cast<double>(batch * model.state_layout()->slot_size * size_of(DType::kF32));
 }
 
 DecodeResult bounded_by_reading(double seconds_per_step, double bandwidth, double bytes,

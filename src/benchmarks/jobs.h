@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "core/context.h"
-#include "models/parameters.h"
+#include "models/config.h"
 
 namespace rookery {
 

@@ -17,9 +17,10 @@ Model random_model_on_gpu(const ModelConfig& config, DType matrices, Device devi
   Model model = Model::zeros_on_gpu(config, matrices, device);
   const RandomFiller filler;
   for (const Parameter& p : model.parameters()) {
-    const bool norm = p.spec.name.ends_with(".weight") && !p.spec.is_matrix();
+    const bool vector = p.spec.role == Role::kVector;
+    const bool norm = vector && p.spec.name.ends_with(".weight");
     const auto width = static_cast<double>(p.value.cols());
-    filler.fill(p.value, p.spec.is_matrix() ? 1 / std::sqrt(width) : 0.1, norm ? 1 : 0);
+    filler.fill(p.value, vector ? 0.1 : 1 / std::sqrt(width), norm ? 1 : 0);
   }
   return model;
 }
@@ -52,7 +53,7 @@ Model random_model(const ModelConfig& config, DType matrices, Device device, Thr
   Model model = Model::initialised(config, {.scheme = "random"}, pool);
   if (matrices == DType::kF32) return model;
   std::vector<NamedTensor> tensors;
-  for (const Parameter& p : model.parameters()) tensors.push_back({p.spec.name, p.value});
+  for (const Parameter& p : model.parameters()) tensors.push_back(stored_tensor(p));
   return model_from_tensors(tensors, matrix_type(matrices));
 }
 

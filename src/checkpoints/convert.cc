@@ -53,7 +53,7 @@ Content content_of(const TensorSource& source) {
   const Model plan = plan_from_tensors(named);
   for (const Parameter& parameter : plan.parameters()) {
     content.tensors.push_back(*stored.at(parameter.spec.name));
-    content.tensors.back().shape = parameter.spec.shape;
+    content.tensors.back().shape = parameter.spec.stored_shape();
   }
   return content;
 }
@@ -72,23 +72,23 @@ void require_new_output(const fs::path& input, const fs::path& output,
 
 void check_format_holds(const ConversionOptions& options, const std::string& generation,
                         const TensorSource& source) {
-  const TensorSource usual;
+  constexpr NormEpsilons usual;
   check(options.format != ModelFormat::kHuggingface || generation == "4") ||
       fail(
           "the model is RWKV-{}: Hugging Face folders are written of RWKV-4; write a .pth or "
           ".safetensors file",
           generation);
   if (options.format != ModelFormat::kPth) return;
-  check(source.norm_epsilon == usual.norm_epsilon) ||
+  check(source.epsilons.layer_norm == usual.layer_norm) ||
       fail(
           "the model's layer norms add {}, which a .pth cannot say: write a .safetensors file or a "
           "Hugging Face folder",
-          source.norm_epsilon);
-  check(source.group_norm_epsilon == usual.group_norm_epsilon) ||
+          source.epsilons.layer_norm);
+  check(source.epsilons.group_norm == usual.group_norm) ||
       fail(
           "the model's group norms add {}, which a .pth cannot say, and other programs would add "
           "{}: write a .safetensors file",
-          source.group_norm_epsilon, usual.group_norm_epsilon);
+          source.epsilons.group_norm, usual.group_norm);
 }
 
 // The tokenizer's file beside a format that cannot hold it; written, but not in its place yet.
@@ -214,7 +214,7 @@ Conversion convert_model(const fs::path& input, const fs::path& output,
   const std::vector<StoredTensor> tensors = in_types(content.tensors, options);
   std::map<std::string, std::string> metadata = source.metadata;
   for (const char* of_the_file : {"weight_type", "format"}) metadata.erase(of_the_file);
-  write_epsilons(source, metadata);
+  write_epsilons(source.epsilons, metadata);
 
   Conversion result;
   result.input_format = source.format;
@@ -240,7 +240,7 @@ Conversion convert_model(const fs::path& input, const fs::path& output,
     case ModelFormat::kHuggingface:
       write_huggingface(output, tensors, metadata,
                         {.context_length = context_of(metadata),
-                         .norm_epsilon = source.norm_epsilon,
+                         .norm_epsilon = source.epsilons.layer_norm,
                          .shard_bytes = options.shard_bytes},
                         progress);
       break;

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "checkpoints/load.h"
 #include "formats/safetensors.h"
 
 namespace rookery {
@@ -14,19 +15,14 @@ Model write_fresh_model(const std::filesystem::path& path, const ModelConfig& co
   if (matrices != DType::kF32) {
     std::vector<NamedTensor> tensors;
     for (const Parameter& parameter : model.parameters()) {
-      tensors.push_back({parameter.spec.name, parameter.value});
+      tensors.push_back(stored_tensor(parameter));
     }
     model = model_from_tensors(tensors, matrix_type(matrices));
-  }
-  std::vector<StoredTensor> tensors;
-  for (const Parameter& parameter : model.parameters()) {
-    const Tensor& value = parameter.value;
-    tensors.push_back({parameter.spec.name, value.dtype, value.shape, value.data});
   }
   nlohmann::json about = {
       {"generation", config.generation}, {"scheme", init.scheme}, {"seed", init.seed}};
   if (config.vocabulary == 256) about["tokenizer"] = "bytes";
-  write_safetensors(path, tensors, {{"rookery", about.dump()}});
+  write_safetensors(path, stored_tensors(model), {{"rookery", about.dump()}});
   return model;
 }
 

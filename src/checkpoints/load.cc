@@ -8,17 +8,17 @@
 namespace rookery {
 namespace {
 
-// `make` turns the tensors and the epsilon of the norms into a model.
+// `make` turns the tensors and the epsilons of the norms into a model.
 LoadedModel open_model(
     const std::string& path,
-    const std::function<Model(std::span<const NamedTensor> tensors, float epsilon)>& make) {
+    const std::function<Model(std::span<const NamedTensor>, const NormEpsilons&)>& make) {
   LoadedModel loaded;
   loaded.file = find_model_file(path);
   try {
     const TensorSource source = open_checkpoint(loaded.file);
     loaded.format = source.format;
     loaded.metadata = source.metadata;
-    loaded.model = std::make_unique<Model>(make(model_tensors(source), source.norm_epsilon));
+    loaded.model = std::make_unique<Model>(make(model_tensors(source), source.epsilons));
   } catch (const Error& error) {
     fail("cannot load '{}': {}", loaded.file.string(), error.what());
   }
@@ -38,17 +38,19 @@ MatrixType parse_matrix_type(std::string_view name) {
 
 LoadedModel load_model(const std::string& path, MatrixType type, Device device) {
   if (device != Device::kCuda) {
-    return open_model(path, [type](std::span<const NamedTensor> tensors, float epsilon) {
-      return model_from_tensors(tensors, type, epsilon);
-    });
+    return open_model(path,
+                      [type](std::span<const NamedTensor> tensors, const NormEpsilons& epsilons) {
+                        return model_from_tensors(tensors, type, epsilons);
+                      });
   }
   check(type != MatrixType::kF16) ||
       fail("matrices cannot be f16 on a GPU: expected f32, bf16, or as they are stored");
-  return open_model(path, [type, device](std::span<const NamedTensor> tensors, float epsilon) {
-    const Model model = model_from_tensors(tensors, type, epsilon);
-    return model.on_gpu(model.head().value.dtype == DType::kF32 ? DType::kF32 : DType::kBF16,
-                        device);
-  });
+  return open_model(
+      path, [type, device](std::span<const NamedTensor> tensors, const NormEpsilons& epsilons) {
+        const Model model = model_from_tensors(tensors, type, epsilons);
+        return model.on_gpu(model.head().value.dtype == DType::kF32 ? DType::kF32 : DType::kBF16,
+                            device);
+      });
 }
 
 LoadedModel look_at_model(const std::string& path) { return open_model(path, plan_from_tensors); }
@@ -59,6 +61,16 @@ std::vector<NamedTensor> model_tensors(const TensorSource& source) {
     if (tensor.name.starts_with("optimizer.")) continue;
     tensors.push_back(
         {tensor.name, {const_cast<void*>(tensor.data), tensor.dtype, tensor.shape}, tensor.make});
+  }
+  return tensors;
+}
+
+std::vector<StoredTensor> stored_tensors(const Model& model) {
+  std::vector<StoredTensor> tensors;
+  for (const Parameter& parameter : model.parameters()) {
+    const NamedTensor tensor = stored_tensor(parameter);
+    tensors.push_back(
+        {tensor.name, tensor.view.dtype, tensor.view.shape, tensor.view.data, tensor.make});
   }
   return tensors;
 }

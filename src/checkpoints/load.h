@@ -36,5 +36,7 @@ LoadedModel look_at_model(const std::string& path);
 // The tensors of a file that belong to a model: not those of an optimizer. They live as long as
 // `source`.
 std::vector<NamedTensor> model_tensors(const TensorSource& source);
+// The way back: the parameters of a model as a file holds them. They live as long as `model`.
+std::vector<StoredTensor> stored_tensors(const Model& model);
 
 }  // namespace rookery

@@ -39,7 +39,7 @@ Json tensor_list(const Model& model, const TensorSource* source) {
   Json list = Json::array();
   for (const Parameter& parameter : model.parameters()) {
     const StoredTensor* stored = source == nullptr ? nullptr : source->find(parameter.spec.name);
-    const Shape& shape = stored == nullptr ? parameter.spec.shape : stored->shape;
+    const Shape shape = stored == nullptr ? parameter.spec.stored_shape() : stored->shape;
     Json sizes = Json::array();
     for (int axis = 0; axis < shape.rank(); ++axis) sizes.push_back(shape[axis]);
     const std::string_view type = stored == nullptr ? name_of(DType::kF32) : stored->stored_type();
@@ -62,7 +62,6 @@ Json origin(const std::map<std::string, std::string>& metadata) {
 }
 
 Json report_json(const ModelReport& report) {
-  const ModelConfig& config = report.config;
   Json parts = Json::object(), groups = Json::array(), bytes = Json::object();
   for (const auto& [part, count] : report.parameters_by_part) parts[part] = count;
   for (const ModelReport::Group& group : report.optimizer_groups) {
@@ -71,19 +70,17 @@ Json report_json(const ModelReport& report) {
                       {"parameters", group.parameters}});
   }
   for (const auto& [type, size] : report.bytes) bytes[std::string(name_of(type))] = size;
-  return {{"generation", config.generation},
-          {"layers", config.layers},
-          {"width", config.width},
-          {"attention_width", config.attention_width},
-          {"ffn_width", config.ffn_width},
-          {"vocabulary", config.vocabulary},
-          {"parameters", report.parameters},
-          {"parameters_by_part", parts},
-          {"optimizer_groups", groups},
-          {"bytes", bytes},
-          {"state_bytes", report.state_bytes},
-          {"flops_per_token", report.flops_per_token},
-          {"flops_per_token_training", report.flops_per_token_training}};
+  Json result = {{"generation", report.config.generation}};
+  for (const auto& [name, size] : sizes_of(report.config)) result[name] = size;
+  const Json rest = {{"parameters", report.parameters},
+                     {"parameters_by_part", parts},
+                     {"optimizer_groups", groups},
+                     {"bytes", bytes},
+                     {"state_bytes", report.state_bytes},
+                     {"flops_per_token", report.flops_per_token},
+                     {"flops_per_token_training", report.flops_per_token_training}};
+  result.update(rest);
+  return result;
 }
 
 // Exact, and as the paper prints it.

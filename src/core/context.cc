@@ -118,18 +118,23 @@ std::vector<Tensor> Context::layer(const std::vector<Tensor>& inputs,
   }
   if (used < marks.size()) arena->release(marks[used]);
 
-  record("layer", inputs, std::move(made),
-         [this, inputs, outputs, kept, body = std::move(body), random_before] {
-           const ArenaScope scope(*arena);
-           const size_t mark = tape->size();
-           std::vector<Tensor> again;
-           {
-             const ScopedValue<uint64_t> replayed(random_stream, random_before);
-             again = run_layer(body, inputs, outputs);
-           }
-           for (size_t i = 0; i < again.size(); ++i) tape->move_gradient(kept[i], again[i]);
-           tape->run_backward(mark);
-         });
+  if (!recording()) return kept;
+
+  // Even if no input needs a gradient: parameters of the layer may, which the second run finds out.
+  tape->record("layer", inputs, std::move(made),
+               [this, inputs, outputs, kept, body = std::move(body), random_before] {
+                 const ArenaScope scope(*arena);
+                 const size_t mark = tape->size();
+                 std::vector<Tensor> again;
+                 {
+                   const ScopedValue<uint64_t> replayed(random_stream, random_before);
+                   again = run_layer(body, inputs, outputs);
+                 }
+                 for (size_t i = 0; i < again.size(); ++i) {
+                   if (tape->wants(again[i])) tape->move_gradient(kept[i], again[i]);
+                 }
+                 tape->run_backward(mark);
+               });
   return kept;
 }
 

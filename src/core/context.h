@@ -129,8 +129,10 @@ struct Context {
   template <class F>
   void record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs, F backward) {
     if (tape == nullptr) return;
-    if (std::none_of(inputs.begin(), inputs.end(), [](const Tensor& t) { return t.id != 0; }))
-      return;
+    if (std::none_of(inputs.begin(), inputs.end(),
+                     [this](const Tensor& t) { return tape->wants(t); })) {
+      return tape->mark_constant(outputs);
+    }
     tape->record(op, std::move(inputs), std::move(outputs), std::move(backward));
   }
 

@@ -19,10 +19,14 @@ void Tape::set_gradient_type(const Tensor& tensor, DType type) {
   slot.type = type;
 }
 
+void Tape::mark_constant(const std::vector<Tensor>& tensors) {
+  for (const Tensor& tensor : tensors) constant_.insert(tensor.id);
+}
+
 void Tape::record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs,
                   std::function<void()> backward) {
   for (const Tensor& input : inputs) {
-    if (input.id != 0) ++slots_[input.id].pending;
+    if (wants(input)) ++slots_[input.id].pending;
   }
   records_.push_back({op, std::move(inputs), std::move(outputs), std::move(backward)});
 }
@@ -43,7 +47,7 @@ TensorView Tape::take(const TensorType& type) {
 }
 
 GradView Tape::gradient_out(const Tensor& x) {
-  if (x.id == 0) return {};
+  if (!wants(x)) return {};
   Slot& slot = slots_[x.id];
   if (!slot.memory) slot.memory = take({x.shape, slot.type.value_or(x.dtype)});
   const bool first = !std::exchange(slot.written, true);
@@ -51,7 +55,7 @@ GradView Tape::gradient_out(const Tensor& x) {
 }
 
 bool Tape::hand_on(const Tensor& y, const Tensor& x) {
-  if (x.id == 0) return false;
+  if (!wants(x)) return false;
   Slot &from = slots_[y.id], &to = slots_[x.id];
   if (from.kept || !from.written || to.memory) return false;
   if (from.memory.dtype != to.type.value_or(x.dtype)) return false;
@@ -84,7 +88,7 @@ void Tape::run_backward(size_t from) {
       slots_.erase(found);
     }
     for (const Tensor& input : record.inputs) {
-      if (input.id == 0) continue;
+      if (!wants(input)) continue;
       const Slot& slot = slots_[input.id];
       if (--slots_[input.id].pending == 0 && slot.kept && on_gradient_complete) {
         on_gradient_complete(input.id);
@@ -96,6 +100,7 @@ void Tape::run_backward(size_t from) {
 void Tape::clear() {
   records_.clear();
   slots_.clear();
+  constant_.clear();
   free_.clear();
   arena_.reset();
 }

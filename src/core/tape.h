@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "core/arena.h"
@@ -39,6 +40,10 @@ class Tape {
   // add to one bfloat16 tensor, its gradient would lose the small contributions. To be said before
   // the backward; the record that made the tensor then reads a gradient of this type.
   void set_gradient_type(const Tensor& tensor, DType type);
+  // Says that these tensors depend on nothing that needs a gradient: none is computed for them.
+  void mark_constant(const std::vector<Tensor>& tensors);
+  // Whether a gradient of x is needed.
+  bool wants(const Tensor& x) const { return x.id != 0 && !constant_.contains(x.id); }
 
   void record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs,
               std::function<void()> backward);
@@ -83,6 +88,7 @@ class Tape {
   Arena arena_;                                 // gradients of activations
   std::map<int64_t, std::vector<void*>> free_;  // by size in bytes: sizes repeat layer by layer
   std::unordered_map<int64_t, Slot> slots_;     // by tensor id
+  std::unordered_set<int64_t> constant_;        // ids
   std::vector<Record> records_;
 };
 

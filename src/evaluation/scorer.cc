@@ -7,7 +7,7 @@ namespace {
 
 int64_t slots_for(const Model& model) {
   const int64_t slot =
-      std::max<int64_t>(1, model.state_layout().slot_size * static_cast<int64_t>(sizeof(float)));
+      std::max<int64_t>(1, model.state_layout()->slot_size * static_cast<int64_t>(sizeof(float)));
   return std::clamp<int64_t>(Scorer::kStateBytes / slot, 1, Scorer::kMostSlots);
 }
 

@@ -418,7 +418,7 @@ TensorSource read_ggmf(MappedFile file) {
   const Container container(source.file().bytes(), source.file().path().string());
   Restorer restorer(container, source);
   for (const Entry& entry : container.entries()) restorer.restore(entry);
-  if (restorer.generation() == Generation::k5) source.group_norm_epsilon = 1e-5f;
+  if (restorer.generation() == Generation::k5) source.epsilons.group_norm = 1e-5f;
   source.metadata["weight_type"] = container.header().type->name;
   return source;
 }

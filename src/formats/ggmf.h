@@ -11,7 +11,7 @@ namespace rookery {
 // stores them: sizes are [out, in]; decays are the trained numbers again, not their exponentials,
 // as is the bonus of generations 5.0 and 5.1; low-rank matrices are transposed back; att.x_rwkvag
 // is six vectors. A decay that the converter rounded to exactly 0 or 1 comes back as a finite
-// number which gives that decay again. group_norm_epsilon is 1e-5 for generation 5. Throws Error
+// number which gives that decay again. epsilons.group_norm is 1e-5 for generation 5. Throws Error
 // for other versions and types, and for a file that is damaged or does not hold all its layers.
 TensorSource read_ggmf(MappedFile file);
 

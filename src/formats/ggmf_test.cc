@@ -95,7 +95,7 @@ TEST(Ggmf, RestoresGeneration4) {
                      .add_ends()
                      .bytes());
   EXPECT_EQ(source.format, "ggmf");
-  EXPECT_EQ(source.group_norm_epsilon, 64e-5f);
+  EXPECT_EQ(source.epsilons.group_norm, 64e-5f);
   EXPECT_EQ(source.metadata.at("weight_type"), "F32");
   const std::vector<float> decay = floats_of(source, "blocks.0.att.time_decay");
   ASSERT_EQ(decay.size(), 4u);
@@ -127,7 +127,7 @@ TEST(Ggmf, RestoresGeneration5) {
                                                .add("blocks.0.att.ln_x.weight", {1}, {1})
                                                .add_ends()
                                                .bytes());
-  EXPECT_EQ(per_head.group_norm_epsilon, 1e-5f);
+  EXPECT_EQ(per_head.epsilons.group_norm, 1e-5f);
   EXPECT_EQ(shape_of(per_head, "blocks.0.att.time_decay"), Shape{4});
   EXPECT_EQ(shape_of(per_head, "blocks.0.att.time_first"), Shape{4});
   near(floats_of(per_head, "blocks.0.att.time_decay"));
@@ -169,7 +169,7 @@ TEST(Ggmf, RestoresGeneration6) {
                      .add("blocks.0.att.ln_x.weight", {1}, {1})
                      .add_ends()
                      .bytes());
-  EXPECT_EQ(source.group_norm_epsilon, 64e-5f);
+  EXPECT_EQ(source.epsilons.group_norm, 64e-5f);
   EXPECT_EQ(shape_of(source, "blocks.0.att.time_maa_x"), (Shape{1, 1, 2}));
   EXPECT_EQ(shape_of(source, "blocks.0.att.time_maa_w1"), (Shape{2, 3}));
   EXPECT_EQ(floats_of(source, "blocks.0.att.time_maa_w1"), (std::vector<float>{0, 2, 4, 1, 3, 5}));
@@ -191,7 +191,7 @@ TEST(Ggmf, RestoresGeneration7) {
                                              .add("blocks.0.ffn.x_k", {2}, {1, 2})
                                              .add_ends()
                                              .bytes());
-  EXPECT_EQ(source.group_norm_epsilon, 64e-5f);
+  EXPECT_EQ(source.epsilons.group_norm, 64e-5f);
   EXPECT_EQ(source.find("blocks.0.att.x_rwkvag"), nullptr);
   float start = 0;
   for (const char part : std::string("rwkvag")) {
@@ -309,7 +309,7 @@ TEST(Ggmf, ReadsGoldenFiles) {
   for (const Expected& expected : kFiles) {
     SCOPED_TRACE(expected.file);
     const TensorSource source = open_checkpoint(golden_folder() / expected.file);
-    EXPECT_EQ(source.group_norm_epsilon, expected.epsilon);
+    EXPECT_EQ(source.epsilons.group_norm, expected.epsilon);
     EXPECT_EQ(shape_of(source, "emb.weight"), (Shape{expected.vocabulary, expected.channels}));
     EXPECT_NE(source.find(fmt::format("blocks.{}.ffn.value.weight", expected.layers - 1)), nullptr);
     for (const StoredTensor& tensor : source.tensors) {

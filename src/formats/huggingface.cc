@@ -305,7 +305,7 @@ TensorSource open_huggingface_folder(const fs::path& folder) {
   if (config.flag("tie_word_embeddings")) tie_head(source);
   check_sizes(config, source);
   source.format = "huggingface";
-  source.norm_epsilon = config.epsilon(source.norm_epsilon);
+  source.epsilons.layer_norm = config.epsilon(source.epsilons.layer_norm);
   read_tokenizer(folder, source);
   return source;
 }

@@ -142,7 +142,7 @@ TEST(Huggingface, WhatIsWrittenIsRead) {
 
   const TensorSource source = open_checkpoint(path);
   EXPECT_EQ(source.format, "huggingface");
-  EXPECT_EQ(source.norm_epsilon, 1e-3f);
+  EXPECT_EQ(source.epsilons.layer_norm, 1e-3f);
   EXPECT_EQ(source.metadata.at("tokenizer"), vocabulary);
   EXPECT_EQ(source.metadata.at("rookery"), "{}");
   expect_all_tensors(source);

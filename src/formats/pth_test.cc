@@ -186,7 +186,7 @@ TEST(Pth, ReadsTensorsOfEveryKindOfLayout) {
   const TemporaryFolder folder;
   const TensorSource source = open_checkpoint(save(folder, "file.pth", small_file()));
   EXPECT_EQ(source.format, "pth");
-  EXPECT_EQ(source.group_norm_epsilon, 64e-5f);
+  EXPECT_EQ(source.epsilons.group_norm, 64e-5f);
   ASSERT_EQ(source.tensors.size(), 4u);
 
   const StoredTensor& plain = *source.find("emb.weight");

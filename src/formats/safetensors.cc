@@ -219,21 +219,21 @@ TensorSource read_safetensors(MappedFile file) {
       source.add_blocks(std::move(item.name), *item.blocks, item.shape, numbers);
     }
   }
-  read_epsilon(source.metadata, kNormEpsilon, source.norm_epsilon, path);
-  read_epsilon(source.metadata, kGroupNormEpsilon, source.group_norm_epsilon, path);
+  read_epsilon(source.metadata, kNormEpsilon, source.epsilons.layer_norm, path);
+  read_epsilon(source.metadata, kGroupNormEpsilon, source.epsilons.group_norm, path);
   return source;
 }
 
-void write_epsilons(const TensorSource& source, std::map<std::string, std::string>& metadata) {
-  const TensorSource usual;
+void write_epsilons(const NormEpsilons& epsilons, std::map<std::string, std::string>& metadata) {
+  constexpr NormEpsilons kUsual;
   metadata.erase(kNormEpsilon);
   metadata.erase(kGroupNormEpsilon);
   // The shortest text that gives the same float again.
-  if (source.norm_epsilon != usual.norm_epsilon) {
-    metadata[kNormEpsilon] = fmt::format("{}", source.norm_epsilon);
+  if (epsilons.layer_norm != kUsual.layer_norm) {
+    metadata[kNormEpsilon] = fmt::format("{}", epsilons.layer_norm);
   }
-  if (source.group_norm_epsilon != usual.group_norm_epsilon) {
-    metadata[kGroupNormEpsilon] = fmt::format("{}", source.group_norm_epsilon);
+  if (epsilons.group_norm != kUsual.group_norm) {
+    metadata[kGroupNormEpsilon] = fmt::format("{}", epsilons.group_norm);
   }
 }
 

@@ -27,7 +27,7 @@ inline constexpr char kBlocks[] = "blocks";
 TensorSource read_safetensors(MappedFile file);
 
 // Puts the epsilons that are not the usual ones into the metadata, and takes others out of it.
-void write_epsilons(const TensorSource& source, std::map<std::string, std::string>& metadata);
+void write_epsilons(const NormEpsilons& epsilons, std::map<std::string, std::string>& metadata);
 
 // Writes the tensors (kF32, kF16, kBF16, or blocks of kQ8_0) and the metadata to `path`, all or
 // nothing. 32-bit tensors come first and blocks last, so that every tensor is aligned; the data

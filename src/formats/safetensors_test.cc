@@ -47,7 +47,7 @@ TEST(Safetensors, WhatIsWrittenIsRead) {
   const TensorSource source = std::move(opened);
   EXPECT_EQ(source.format, "safetensors");
   EXPECT_EQ(source.metadata, metadata);
-  EXPECT_EQ(source.group_norm_epsilon, 64e-5f);
+  EXPECT_EQ(source.epsilons.group_norm, 64e-5f);
   ASSERT_EQ(source.tensors.size(), std::size(tensors));
   for (const StoredTensor& wanted : tensors) {
     const StoredTensor* got = source.find(wanted.name);

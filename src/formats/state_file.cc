@@ -139,16 +139,20 @@ void write_state_file(const std::filesystem::path& path, const SavedState& state
   check(!std::filesystem::is_regular_file(path, error) || is_state_file(path)) ||
       fail("'{}' exists and is no saved state: choose another name", path.string());
   std::vector<StoredTensor> tensors;
-  const auto add = [&](const std::string& name, const std::vector<float>& values) {
-    tensors.push_back({name, DType::kF32, {static_cast<int64_t>(values.size())}, values.data()});
+  const auto add = [&](const std::string& name, const Shape& shape,
+                       const std::vector<float>& values) {
+    assert(shape.count() == static_cast<int64_t>(values.size()));
+    tensors.push_back({name, DType::kF32, shape, values.data()});
     check_finite(tensors.back(), path.string());
   };
   for (const SavedItem& item : state.items) {
     check(item.name != kLogits) ||
         fail("'{}': an item of a state cannot be called {}", path.string(), item.name);
-    add(item.name, item.values);
+    add(item.name, item.shape, item.values);
   }
-  if (!state.logits.empty()) add(std::string(kLogits), state.logits);
+  if (!state.logits.empty()) {
+    add(std::string(kLogits), {static_cast<int64_t>(state.logits.size())}, state.logits);
+  }
   std::string about;
   try {
     about = to_json(state).dump();
@@ -170,9 +174,8 @@ SavedState read_state_file(const std::filesystem::path& path) {
   std::vector<std::vector<float>> values;  // of the tensors, which may not be aligned in the file
   TensorReader reader;
   for (StoredTensor& tensor : source.tensors) {
-    check(tensor.dtype == DType::kF32 && tensor.shape.rank() == 1) ||
-        fail("{}{} is {} of type {}, expected a vector of f32", damaged, tensor.name,
-             tensor.shape.to_string(), name_of(tensor.dtype));
+    check(tensor.dtype == DType::kF32) ||
+        fail("{}{} is of type {}, expected f32", damaged, tensor.name, name_of(tensor.dtype));
     const auto* numbers = static_cast<const float*>(reader.read(tensor));
     values.emplace_back(numbers, numbers + tensor.shape.count());
     tensor.data = values.back().data();
@@ -207,7 +210,7 @@ SavedState read_state_file(const std::filesystem::path& path) {
     if (tensor.name == kLogits) {
       state.logits = std::move(values[i]);
     } else {
-      state.items.push_back({tensor.name, std::move(values[i])});
+      state.items.push_back({tensor.name, tensor.shape, std::move(values[i])});
     }
   }
   return state;

@@ -1,7 +1,7 @@
 // A saved state: what a model remembers of a text, so that it can go on without reading the text
 // again. A safetensors file:
-//   tensors     one F32 vector for each item of the state, by its name; "logits" [V] if there are
-//               any
+//   tensors     one F32 tensor for each item of the state, by its name and with its shape; "logits"
+//               [V] if there are any
 //   metadata    "rookery_state": JSON with the version of this format, the generation, the sizes
 //               and the fingerprint of the model, the number of tokens read, the tokenizer's name,
 //               and, where they apply, the sampler's state and the messages of a chat;
@@ -16,11 +16,14 @@
 #include <utility>
 #include <vector>
 
+#include "core/tensor.h"
+
 namespace rookery {
 
 struct SavedItem {
   std::string name;
-  std::vector<float> values;
+  Shape shape;
+  std::vector<float> values;  // shape.count()
 };
 
 // Where the random numbers stand, and what the penalties know.

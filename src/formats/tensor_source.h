@@ -19,6 +19,7 @@
 #include "quantization/blocks.h"
 #include "core/dtype.h"
 #include "io/file.h"
+#include "core/norm_epsilons.h"
 #include "core/tensor.h"
 
 namespace rookery {
@@ -71,11 +72,7 @@ class TensorSource {
   std::string format;                 // "safetensors", "pth", "ggmf" or "huggingface"
   std::vector<StoredTensor> tensors;  // in the order of the file; no two of one name
   std::map<std::string, std::string> metadata;
-  // What layer norms add to the variance.
-  float norm_epsilon = 1e-5f;
-  // What the group norm after the recurrence adds to the variance in the program that made the
-  // file.
-  float group_norm_epsilon = 64e-5f;
+  NormEpsilons epsilons;  // of the program that made the file
 
   // One, or the shards of a set.
   std::span<const MappedFile> files() const { return files_; }

@@ -26,9 +26,10 @@ void write_numbers(AtomicFile& file, const void* data, int64_t bytes,
 StoredTensor in_type(const StoredTensor& tensor, DType dtype);
 
 // The tensor as blocks of kQ8_0, made of its numbers in float32; itself if it is that already. Only
-// matrices of weights have blocks, whose names end in ".weight": nothing is returned for a tensor
-// that has no two sizes above 1, or whose rows are no multiple of kBlock. `tensor` and what it came
-// from must outlive the result.
+// matrices of weights have blocks. A format does not know the roles of parameters, but their names
+// end in ".weight", and those of low-rank matrices and of vectors with two sizes do not: nothing is
+// returned for other names, for a tensor that has no two sizes above 1, or whose rows are no
+// multiple of kBlock. `tensor` and what it came from must outlive the result.
 std::optional<StoredTensor> in_blocks(const StoredTensor& tensor);
 
 // Writes the blocks of a tensor whose block_type is set, row by row where they must be made. Throws

@@ -409,6 +409,10 @@ TEST_F(ConversationTest, StatesOfOtherModelsAreRefused) {
   write_state_file(path, saved);
   expect(model_, &tokenizer_, "it is of RWKV-7, the model is RWKV-4");
   saved.generation = "4";
+  saved.items[1].shape = {1, 16};
+  write_state_file(path, saved);
+  expect(model_, &tokenizer_, "does not have");
+  saved.items[1].shape = {15};
   saved.items[1].values.pop_back();
   write_state_file(path, saved);
   expect(model_, &tokenizer_, "does not have");

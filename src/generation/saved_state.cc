@@ -9,14 +9,6 @@
 namespace rookery {
 namespace {
 
-std::vector<std::pair<std::string, int64_t>> sizes_of(const ModelConfig& config) {
-  return {{"layers", config.layers},
-          {"width", config.width},
-          {"attention_width", config.attention_width},
-          {"ffn_width", config.ffn_width},
-          {"vocabulary", config.vocabulary}};
-}
-
 // Why the state belongs to another model; empty if it does not.
 std::string misfit(const SavedState& saved, const Model& model) {
   const ModelConfig& config = model.config();
@@ -54,8 +46,8 @@ SavedState saved_state(const Model& model, const Tokenizer* tokenizer, const Sta
   const State here = state.on_host();
   const float* values = here.slot(0).as<float>();
   for (const StateItem& item : state.layout().items) {
-    saved.items.push_back(
-        {item.name, std::vector(values + item.offset, values + item.offset + item.width)});
+    saved.items.push_back({item.name, item.shape,
+                           std::vector(values + item.offset, values + item.offset + item.width())});
   }
   return saved;
 }
@@ -72,11 +64,10 @@ SavedState load_state(const std::filesystem::path& path, const Model& model,
       fail(
           "'{}' was made with the tokenizer {}, this one is {}: use the tokenizer it was made with",
           path.string(), saved.tokenizer, name);
-  const std::vector<StateItem>& items = model.state_layout().items;
+  const std::vector<StateItem>& items = model.state_layout()->items;
   bool fits = items.size() == saved.items.size();
   for (size_t i = 0; fits && i < items.size(); ++i) {
-    fits = items[i].name == saved.items[i].name &&
-           items[i].width == static_cast<int64_t>(saved.items[i].values.size());
+    fits = items[i].name == saved.items[i].name && items[i].shape == saved.items[i].shape;
   }
   const int64_t vocabulary = model.config().vocabulary;
   fits = fits && (saved.logits.empty() || static_cast<int64_t>(saved.logits.size()) == vocabulary);
@@ -94,7 +85,7 @@ State state_of(const SavedState& saved, const Model& model) {
   float* values = state.slot(0).as<float>();
   for (size_t i = 0; i < saved.items.size(); ++i) {
     const StateItem& item = state.layout().items[i];
-    std::memcpy(values + item.offset, saved.items[i].values.data(), item.width * sizeof(float));
+    std::memcpy(values + item.offset, saved.items[i].values.data(), item.width() * sizeof(float));
   }
   return state;
 }

@@ -8,7 +8,8 @@ namespace {
 int64_t bytes_with(const Model& model, DType matrices) {
   int64_t bytes = 0;
   for (const Parameter& parameter : model.parameters()) {
-    bytes += parameter.value.count() * size_of(parameter.spec.is_matrix() ? matrices : DType::kF32);
+    const bool vector = parameter.spec.role == Role::kVector;
+    bytes += parameter.value.count() * size_of(vector ? DType::kF32 : matrices);
   }
   return bytes;
 }
@@ -46,7 +47,7 @@ ModelReport report_of(const Model& model) {
   for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
     report.bytes.emplace_back(type, bytes_with(model, type));
   }
-  report.state_bytes = model.state_layout().slot_size * size_of(DType::kF32);
+  report.state_bytes = model.state_layout()->slot_size * size_of(DType::kF32);
   report.flops_per_token = static_cast<int64_t>(forward_flops_per_token(model));
   report.flops_per_token_training = 3 * report.flops_per_token;
   return report;

@@ -14,6 +14,14 @@ const Generation* const kGenerations[] = {&kRwkv4};
 
 }  // namespace
 
+int64_t StoredShapes::size(const char* name, int axis) const {
+  const auto found = shapes_.find(name);
+  check(found != shapes_.end()) || fail("the checkpoint lacks '{}': is it complete?", name);
+  check(found->second.rank() > axis) ||
+      fail("'{}' is {}, expected at least {} sizes", name, found->second.to_string(), axis + 1);
+  return found->second[axis];
+}
+
 const Generation& find_generation(std::string_view name) {
   for (const Generation* generation : kGenerations) {
     if (generation->name == name) return *generation;

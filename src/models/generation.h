@@ -2,9 +2,9 @@
 #pragma once
 
 #include <memory>
-#include <span>
+#include <string>
 #include <string_view>
-#include <vector>
+#include <unordered_map>
 
 #include "core/context.h"
 #include "models/batch.h"
@@ -19,22 +19,52 @@ struct ForwardOptions {
   const State* state_in = nullptr;  // null: every sequence starts empty
   State* state_out = nullptr;       // may be the same object, except while recording
   float dropout = 0;                // training only
+
+  // Where an item of the state is read and written; empty views where there is no state.
+  StateView in(const StateItem& item) const {
+    return state_in ? state_in->view(item) : StateView();
+  }
+  StateView out(const StateItem& item) const {
+    return state_out ? state_out->view(item) : StateView();
+  }
 };
 
-// What differs between generations.
+// What differs between generations: the parameters and the state, listed once each, and the
+// computation up to the last block. It holds its parameters; a Model gives them memory and numbers.
 class Network {
  public:
   virtual ~Network() = default;
+  // Names every parameter once, in checkpoint order.
+  virtual void visit_parameters(ParameterTable& table) = 0;
+  // Names every item of the recurrent state once.
+  virtual void visit_state(StateLayout& layout) = 0;
   // Tokens -> the residual stream after the last block [T, C].
   virtual Tensor forward(Context& ctx, const PlacedBatch& batch,
                          const ForwardOptions& options) const = 0;
+
+  // What Model reads after the last block.
+  Norm output_norm;
+  Parameter head;
+};
+
+// The shapes of a checkpoint's tensors.
+class StoredShapes {
+ public:
+  void add(std::string_view name, const Shape& shape) { shapes_.emplace(name, shape); }
+  // Size number `axis` of a tensor. Throws Error if the tensor is not there, or has fewer sizes.
+  int64_t size(const char* name, int axis) const;
+
+ private:
+  std::unordered_map<std::string, Shape> shapes_;
 };
 
 struct Generation {
   std::string_view name;
-  std::vector<ParameterSpec> (*parameters)(const ModelConfig&);
-  StateLayout (*state_layout)(const ModelConfig&);
-  std::unique_ptr<Network> (*make)(const ModelConfig&, std::span<const Parameter>);
+  // Completes the sizes of a model of which layers, width and vocabulary are known: as the public
+  // training code chooses them, and as a checkpoint has them.
+  void (*choose_sizes)(ModelConfig& config);
+  void (*read_sizes)(const StoredShapes& shapes, ModelConfig& config);
+  std::unique_ptr<Network> (*make)(const ModelConfig& config);
 };
 
 // Every generation this program runs. Throws Error, naming it and those that are there, if `name`

@@ -1,6 +1,10 @@
 #include "models/load.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cstddef>
+#include <cstring>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
@@ -32,7 +36,7 @@ TensorsByName by_name(std::span<const NamedTensor> tensors) {
 }
 
 DType type_in_memory(const ParameterSpec& spec, DType stored, MatrixType type) {
-  if (!spec.is_matrix()) return DType::kF32;
+  if (spec.role == Role::kVector) return DType::kF32;
   switch (type) {
     case MatrixType::kAsStored:
       return stored;
@@ -44,6 +48,34 @@ DType type_in_memory(const ParameterSpec& spec, DType stored, MatrixType type) {
       break;
   }
   return DType::kF32;
+}
+
+// The layer in a name such as "blocks.3.att.key.weight"; -1 if it has none.
+int64_t layer_of(std::string_view name) {
+  constexpr std::string_view kPrefix = "blocks.";
+  int64_t layer = -1;
+  if (name.starts_with(kPrefix)) {
+    std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), layer);
+  }
+  // Far more than can be; one more is a number, too.
+  return std::min(layer, int64_t{1} << 32);
+}
+
+// Exchanges the last two sizes of `from`; `to` has room for as much.
+void transpose(const TensorView& from, void* to) {
+  const int rank = from.shape.rank();
+  const int64_t rows = from.shape[rank - 2], cols = from.shape[rank - 1],
+                size = size_of(from.dtype);
+  const auto* source = static_cast<const std::byte*>(from.data);
+  auto* target = static_cast<std::byte*>(to);
+  for (int64_t first = 0; first < from.count(); first += rows * cols) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < cols; ++j) {
+        std::memcpy(target + (first + j * rows + i) * size, source + (first + i * cols + j) * size,
+                    static_cast<size_t>(size));
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -59,30 +91,40 @@ MatrixType matrix_type(DType dtype) {
   }
 }
 
-ModelConfig config_from_tensors(std::span<const NamedTensor> tensors) {
+void read_parameter(const Parameter& parameter, const NamedTensor& tensor, void* scratch) {
+  const bool transposed = parameter.spec.stored == Stored::kTransposed;
+  TensorView stored = tensor.view;
+  stored.shape = parameter.spec.stored_shape();
+  TensorView to = parameter.value;
+  std::vector<std::byte> staged(transposed ? static_cast<size_t>(to.bytes()) : 0);
+  if (transposed) to = {staged.data(), to.dtype, stored.shape};
+  if (stored) {
+    convert(stored, to);
+  } else {
+    assert(tensor.make);
+    const bool in_place = stored.dtype == to.dtype;
+    stored.data = in_place ? to.data : scratch;
+    tensor.make(stored.data);
+    if (!in_place) convert(stored, to);
+  }
+  if (transposed) transpose(to, parameter.value.data);
+}
+
+ModelConfig config_from_tensors(std::span<const NamedTensor> tensors,
+                                const NormEpsilons& epsilons) {
+  ModelConfig config{.epsilons = epsilons};
   std::vector<TensorInfo> infos;
-  std::unordered_map<std::string_view, const Shape*> shapes;
-  ModelConfig config;
+  StoredShapes shapes;
   for (const NamedTensor& tensor : tensors) {
     infos.push_back({tensor.name, tensor.view.shape});
-    shapes[tensor.name] = &tensor.view.shape;
-    if (tensor.name.starts_with("blocks.")) {
-      config.layers = std::max(config.layers, layer_of(tensor.name) + 1);
-    }
+    shapes.add(tensor.name, tensor.view.shape);
+    config.layers = std::max(config.layers, layer_of(tensor.name) + 1);
   }
   config.generation = detect_generation(infos);
-  find_generation(config.generation);
-  const auto size = [&](const char* name, int axis) {
-    const auto found = shapes.find(name);
-    check(found != shapes.end()) || fail("the checkpoint lacks '{}': is it complete?", name);
-    check(found->second->rank() == 2) ||
-        fail("'{}' is {}, expected a matrix", name, found->second->to_string());
-    return (*found->second)[axis];
-  };
-  config.vocabulary = size("emb.weight", 0);
-  config.width = size("emb.weight", 1);
-  config.attention_width = size("blocks.0.att.key.weight", 0);
-  config.ffn_width = size("blocks.0.ffn.key.weight", 0);
+  const Generation& generation = find_generation(config.generation);
+  config.vocabulary = shapes.size("emb.weight", 0);
+  config.width = shapes.size("emb.weight", 1);
+  generation.read_sizes(shapes, config);
   // Each block is at least one tensor, so that a name such as blocks.999999999 builds no huge
   // table.
   check(config.layers <= static_cast<int64_t>(tensors.size())) ||
@@ -91,19 +133,20 @@ ModelConfig config_from_tensors(std::span<const NamedTensor> tensors) {
   return config;
 }
 
-Model plan_from_tensors(std::span<const NamedTensor> tensors, float norm_epsilon) {
-  ModelConfig config = config_from_tensors(tensors);
-  config.norm_epsilon = norm_epsilon;
+Model plan_from_tensors(std::span<const NamedTensor> tensors, const NormEpsilons& epsilons) {
+  const ModelConfig config = config_from_tensors(tensors, epsilons);
   Model model = Model::planned(config);
   const TensorsByName sources = by_name(tensors);
   for (const Parameter& parameter : model.parameters()) {
-    const auto found = sources.find(parameter.spec.name);
-    check(found != sources.end()) || fail("the checkpoint lacks '{}' {}: is it complete?",
-                                          parameter.spec.name, parameter.spec.shape.to_string());
+    const std::string& name = parameter.spec.name;
+    const Shape wanted = parameter.spec.stored_shape();
+    const auto found = sources.find(name);
+    check(found != sources.end()) ||
+        fail("the checkpoint lacks '{}' {}: is it complete?", name, wanted.to_string());
     const Shape& shape = found->second->view.shape;
-    check(without_units(shape) == without_units(parameter.spec.shape)) ||
-        fail("tensor '{}' is {}, but a model of width {} needs {}", parameter.spec.name,
-             shape.to_string(), config.width, parameter.spec.shape.to_string());
+    check(without_units(shape) == without_units(wanted)) ||
+        fail("tensor '{}' is {}, but a model of width {} needs {}", name, shape.to_string(),
+             config.width, wanted.to_string());
   }
   check(sources.size() == model.parameters().size()) ||
       fail(
@@ -114,8 +157,8 @@ Model plan_from_tensors(std::span<const NamedTensor> tensors, float norm_epsilon
 }
 
 Model model_from_tensors(std::span<const NamedTensor> tensors, MatrixType type,
-                         float norm_epsilon) {
-  const Model plan = plan_from_tensors(tensors, norm_epsilon);
+                         const NormEpsilons& epsilons) {
+  const Model plan = plan_from_tensors(tensors, epsilons);
   const TensorsByName sources = by_name(tensors);
   std::vector<DType> dtypes;
   int64_t largest = 0;  // bytes of a tensor that must be made and then converted
@@ -129,18 +172,26 @@ Model model_from_tensors(std::span<const NamedTensor> tensors, MatrixType type,
   Model model = Model::unfilled(plan.config(), dtypes);
   const Memory made(largest);
   for (const Parameter& parameter : model.parameters()) {
-    const NamedTensor& source = *sources.at(parameter.spec.name);
-    TensorView view = source.view;
-    if (!view) {
-      assert(source.make);
-      const bool in_place = view.dtype == parameter.value.dtype;
-      view.data = in_place ? parameter.value.data : made.data();
-      source.make(view.data);
-      if (in_place) continue;
-    }
-    convert(view, parameter.value);
+    read_parameter(parameter, *sources.at(parameter.spec.name), made.data());
   }
   return model;
+}
+
+NamedTensor stored_tensor(const Parameter& parameter) {
+  const Tensor& value = parameter.value;
+  NamedTensor result{parameter.spec.name, value};
+  result.view.shape = parameter.spec.stored_shape();
+  const bool on_gpu = cuda::is_device_memory(value.data);
+  const bool transposed = parameter.spec.stored == Stored::kTransposed;
+  if (!on_gpu && !transposed) return result;
+  result.view.data = nullptr;
+  result.make = [&value, on_gpu, transposed](void* to) {
+    if (!transposed) return copy_bytes(to, value.data, value.bytes());
+    std::vector<std::byte> copy(on_gpu ? static_cast<size_t>(value.bytes()) : 0);
+    if (on_gpu) copy_bytes(copy.data(), value.data, value.bytes());
+    transpose({on_gpu ? copy.data() : value.data, value.dtype, value.shape}, to);
+  };
+  return result;
 }
 
 }  // namespace rookery

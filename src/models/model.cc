@@ -11,15 +11,14 @@
 
 namespace rookery {
 
-Model::Model(const ModelConfig& config) : config_(config) {
-  const Generation& generation = find_generation(config.generation);
-  state_layout_ = generation.state_layout(config);
-  for (ParameterSpec& spec : generation.parameters(config)) {
-    Tensor value;
-    value.shape = spec.shape;
-    parameters_.push_back({.spec = std::move(spec), .value = value});
-  }
-  network_ = generation.make(config_, parameters_);
+Model::Model(const ModelConfig& config)
+    : config_(config), network_(find_generation(config.generation).make(config)) {
+  ParameterTable table;
+  network_->visit_parameters(table);
+  parameters_ = table.parameters();
+  StateLayout layout;
+  network_->visit_state(layout);
+  state_layout_ = std::make_shared<const StateLayout>(std::move(layout));
 }
 
 void Model::allocate(const std::vector<DType>& dtypes, Device device) {
@@ -29,23 +28,25 @@ void Model::allocate(const std::vector<DType>& dtypes, Device device) {
     return (x + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
   };
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    parameters_[i].value.dtype = dtypes[i];
-    parameters_[i].padded = device == Device::kCuda && parameters_[i].spec.is_matrix();
-    bytes += round_up(parameters_[i].room() * size_of(dtypes[i]));
+    Parameter& parameter = *parameters_[i];
+    parameter.value.dtype = dtypes[i];
+    parameter.padded = device == Device::kCuda && is_multiplied(parameter.spec.role);
+    bytes += round_up(parameter.room() * size_of(dtypes[i]));
   }
   memory_ = Memory(bytes, memory_of(device));
   char* next = static_cast<char*>(memory_.data());
-  for (Parameter& parameter : parameters_) {
-    parameter.value.data = next;
-    next += round_up(parameter.room() * size_of(parameter.value.dtype));
+  for (Parameter* parameter : parameters_) {
+    parameter->value.data = next;
+    next += round_up(parameter->room() * size_of(parameter->value.dtype));
   }
 }
 
 Model Model::initialised(const ModelConfig& config, const InitOptions& options, ThreadPool& pool) {
   Model model(config);
   model.allocate(std::vector(model.parameters_.size(), DType::kF32));
-  for (const Parameter& parameter : model.parameters_) {
-    initialise(parameter.spec, config, options, parameter.value, pool);
+  for (const Parameter& parameter : model.parameters()) {
+    const ParameterSpec& spec = parameter.spec;
+    initialise(spec.name, spec.init, spec.role != Role::kVector, options, parameter.value, pool);
   }
   return model;
 }
@@ -59,7 +60,7 @@ Model Model::unfilled(const ModelConfig& config, const std::vector<DType>& dtype
 }
 
 const Parameter& Model::parameter(std::string_view name) const {
-  for (const Parameter& parameter : parameters_) {
+  for (const Parameter& parameter : parameters()) {
     if (parameter.spec.name == name) return parameter;
   }
   fail("RWKV-{} has no parameter '{}'", config_.generation, name);
@@ -67,41 +68,54 @@ const Parameter& Model::parameter(std::string_view name) const {
 
 int64_t Model::parameter_count() const {
   int64_t count = 0;
-  for (const Parameter& parameter : parameters_) count += parameter.value.count();
+  for (const Parameter& parameter : parameters()) count += parameter.value.count();
   return count;
 }
 
 int64_t Model::bytes() const {
   int64_t bytes = 0;
-  for (const Parameter& parameter : parameters_) bytes += parameter.value.bytes();
+  for (const Parameter& parameter : parameters()) bytes += parameter.value.bytes();
   return bytes;
 }
 
-Model Model::converted(DType dtype) const {
+Model Model::plan() const {
   Model model(config_);
-  model.allocate(std::vector(parameters_.size(), dtype));
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    convert(parameters_[i].value, model.parameters_[i].value);
+    model.parameters_[i]->trainable = parameters_[i]->trainable;
   }
   return model;
 }
 
+Model Model::converted(DType dtype) const {
+  Model model = plan();
+  model.allocate(std::vector(parameters_.size(), dtype));
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    convert(parameters_[i]->value, model.parameters_[i]->value);
+  }
+  return model;
+}
+
+void Model::allocate_on_gpu(DType matrices, Device gpu) {
+  std::vector<DType> dtypes;
+  for (const Parameter& parameter : parameters()) {
+    dtypes.push_back(parameter.spec.role == Role::kVector ? DType::kF32 : matrices);
+  }
+  allocate(dtypes, gpu);
+}
+
 Model Model::zeros_on_gpu(const ModelConfig& config, DType matrices, Device gpu) {
   Model model(config);
-  std::vector<DType> dtypes;
-  for (const Parameter& parameter : model.parameters_) {
-    dtypes.push_back(parameter.spec.is_matrix() ? matrices : DType::kF32);
-  }
-  model.allocate(dtypes, gpu);
+  model.allocate_on_gpu(matrices, gpu);
   return model;
 }
 
 Model Model::on_gpu(DType matrices, Device gpu) const {
   assert(device_ == Device::kCpu);
-  Model model = zeros_on_gpu(config_, matrices, gpu);
+  Model model = plan();
+  model.allocate_on_gpu(matrices, gpu);
   std::vector<std::byte> converted;
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    const Tensor &from = parameters_[i].value, &to = model.parameters_[i].value;
+    const Tensor &from = parameters_[i]->value, &to = model.parameters_[i]->value;
     if (from.dtype == to.dtype) {
       copy_bytes(to.data, from.data, to.bytes());
       continue;
@@ -114,7 +128,7 @@ Model Model::on_gpu(DType matrices, Device gpu) const {
 }
 
 DType Model::activation_type() const {
-  return device_ == Device::kCuda ? parameters_.back().value.dtype : DType::kF32;
+  return device_ == Device::kCuda ? network_->head.value.dtype : DType::kF32;
 }
 
 Tensor Model::forward(Context& ctx, const PlacedBatch& batch, const ForwardOptions& options) const {
@@ -123,9 +137,8 @@ Tensor Model::forward(Context& ctx, const PlacedBatch& batch, const ForwardOptio
 }
 
 Tensor Model::output_norm(Context& ctx, const Tensor& x) const {
-  // The last three parameters of every generation are the output norm and the head.
-  const size_t count = parameters_.size();
-  return layer_norm(ctx, x, parameters_[count - 3], parameters_[count - 2], config_.norm_epsilon);
+  const auto& [weight, bias] = network_->output_norm;
+  return layer_norm(ctx, x, weight, bias, config_.epsilons.layer_norm);
 }
 
 Tensor Model::logits(Context& ctx, const Tensor& x, Mirrored<int32_t> rows, int64_t count) const {
@@ -134,17 +147,19 @@ Tensor Model::logits(Context& ctx, const Tensor& x, Mirrored<int32_t> rows, int6
   for (int64_t i = 0; i < count && all; ++i) all = rows[i] == i;
   // The embedding's rows of a table serve here, too: the residual stream is the table.
   const Tensor chosen = all ? x : embedding(ctx, rows, count, x);
-  return linear_as(ctx, ctx.wide_dtype(), output_norm(ctx, chosen), parameters_.back().weight());
+  return linear_as(ctx, ctx.wide_dtype(), output_norm(ctx, chosen), head());
+}
+
+void Model::set_trainable(const std::function<bool(const ParameterSpec&)>& trainable) {
+  for (Parameter* parameter : parameters_) parameter->trainable = trainable(parameter->spec);
 }
 
 void Model::prepare_training(bool low) {
   int64_t elements = 0;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     // Negative, so that no activation has it.
-    parameters_[i].value.id = -static_cast<int64_t>(i) - 1;
-    if (low && parameters_[i].spec.is_matrix() && parameters_[i].spec.name != "emb.weight") {
-      elements += parameters_[i].room();
-    }
+    parameters_[i]->value.id = parameters_[i]->trainable ? -static_cast<int64_t>(i) - 1 : 0;
+    if (low && is_multiplied(parameters_[i]->spec.role)) elements += parameters_[i]->room();
   }
   if (!low) return;
   const bool planned = memory_.data() == nullptr;
@@ -152,17 +167,17 @@ void Model::prepare_training(bool low) {
   // A planned model's copies are never touched, but must not look absent.
   auto* next = planned ? reinterpret_cast<BFloat16*>(Arena::kAlignment)
                        : static_cast<BFloat16*>(low_memory_.data());
-  for (Parameter& parameter : parameters_) {
-    if (!parameter.spec.is_matrix() || parameter.spec.name == "emb.weight") continue;
-    parameter.low = {next, DType::kBF16, parameter.value.shape};
-    next += parameter.room();
+  for (Parameter* parameter : parameters_) {
+    if (!is_multiplied(parameter->spec.role)) continue;
+    parameter->low = {next, DType::kBF16, parameter->value.shape};
+    next += parameter->room();
   }
   refresh_low();
 }
 
 void Model::refresh_low() {
   std::vector<std::byte> master, low;
-  for (const Parameter& parameter : parameters_) {
+  for (const Parameter& parameter : parameters()) {
     if (!parameter.low || !parameter.value) continue;
     if (device_ == Device::kCpu) {
       convert(parameter.value, parameter.low);
@@ -180,7 +195,7 @@ void Model::refresh_low() {
 double forward_flops_per_token(const Model& model) {
   double elements = 0;
   for (const Parameter& parameter : model.parameters()) {
-    if (parameter.spec.is_matrix() && parameter.spec.name != "emb.weight") {
+    if (is_multiplied(parameter.spec.role)) {
       elements += static_cast<double>(parameter.value.count());
     }
   }

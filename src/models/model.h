@@ -3,7 +3,9 @@
 // for them (load.h).
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <ranges>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,23 +27,30 @@ class Model {
   static Model initialised(const ModelConfig& config, const InitOptions& options, ThreadPool& pool);
   // Without numbers and without memory: for Device::kMeta, counts and reports.
   static Model planned(const ModelConfig& config);
-  // Zeros, in parameters of these types, for who fills them: a loader, a bench.
+  // With parameters of these types, all zero, for a caller that fills them.
   static Model unfilled(const ModelConfig& config, const std::vector<DType>& dtypes,
                         Device device = Device::kCpu);
 
   const ModelConfig& config() const { return config_; }
-  const StateLayout& state_layout() const { return state_layout_; }
-  std::span<const Parameter> parameters() const { return parameters_; }
+  const std::shared_ptr<const StateLayout>& state_layout() const { return state_layout_; }
+  // In checkpoint order: a range of const Parameter&.
+  auto parameters() const {
+    return std::views::transform(
+        parameters_, [](const Parameter* parameter) -> const Parameter& { return *parameter; });
+  }
+  // Throws Error if there is none of this name.
   const Parameter& parameter(std::string_view name) const;
   int64_t parameter_count() const;
   // Bytes of the parameters in memory.
   int64_t bytes() const;
+  // The same model without numbers and without memory: as planned().
+  Model plan() const;
   // The same numbers as F64 or C128, for `ref`.
   Model converted(DType dtype) const;
   // The same model in a GPU's memory, matrices as F32 or BF16, vectors in float32. One tensor at a
   // time is in memory besides. Throws Error when there is no GPU, or it has too little memory.
   Model on_gpu(DType matrices, Device gpu = Device::kCuda) const;
-  // Zeros in a GPU's memory, as on_gpu() would have them.
+  // The same in a GPU's memory, with the types that on_gpu() gives.
   static Model zeros_on_gpu(const ModelConfig& config, DType matrices, Device gpu = Device::kCuda);
   // Where its parameters are.
   Device device() const { return device_; }
@@ -52,11 +61,15 @@ class Model {
   Tensor forward(Context& ctx, const PlacedBatch& batch, const ForwardOptions& options) const;
   // The output norm: what the head reads.
   Tensor output_norm(Context& ctx, const Tensor& x) const;
-  Weight head() const { return parameter("head.weight").weight(); }
+  Weight head() const { return network_->head.weight(); }
   // Logits [count, V], float32 or wider, of these rows [count] of the residual stream, in this
   // order; not for recording.
   Tensor logits(Context& ctx, const Tensor& x, Mirrored<int32_t> rows, int64_t count) const;
-  // For training: gives every parameter an id on the tape, and products a bfloat16 copy if `low`.
+  // Chooses the parameters that training changes; without a call it changes all. Copies of the
+  // model keep the choice.
+  void set_trainable(const std::function<bool(const ParameterSpec&)>& trainable);
+  // For training: gives every trainable parameter an id on the tape, and products a bfloat16 copy
+  // if `low`.
   void prepare_training(bool low);
   // Rounds the masters into the bfloat16 copies again, after the masters were written.
   void refresh_low();
@@ -64,13 +77,14 @@ class Model {
  private:
   explicit Model(const ModelConfig& config);
   void allocate(const std::vector<DType>& dtypes, Device device = Device::kCpu);
+  void allocate_on_gpu(DType matrices, Device gpu);
 
   ModelConfig config_;
   Device device_ = Device::kCpu;
-  StateLayout state_layout_;
-  std::vector<Parameter> parameters_;
-  Memory memory_, low_memory_;
   std::unique_ptr<Network> network_;
+  std::vector<Parameter*> parameters_;  // of the network
+  std::shared_ptr<const StateLayout> state_layout_;
+  Memory memory_, low_memory_;
 };
 
 // The paper's forward floating-point operations per token: 2 (V C + matrices of the blocks). The

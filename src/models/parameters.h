@@ -1,83 +1,104 @@
 // One table of parameters per generation drives allocation, initialisation, loading, saving, the
-// optimizer's groups, printing and the count of parameters.
+// optimizer's groups, printing and the count of parameters. A generation's `visit_parameters` names
+// each parameter once and says there all that is known of it.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
-#include "core/context.h"
 #include "core/tensor.h"
-#include "models/config.h"
+#include "models/initialisation.h"
 #include "ops/linear/linear.h"
 
 namespace rookery {
 
-// How fast and whether an optimizer moves a parameter.
+// What reads a parameter. Its number type, its bfloat16 copy for training and its memory on a GPU
+// follow from this, and not from its shape.
+enum class Role : uint8_t {
+  kVector,  // elementwise operators and norms; always float32, and of any shape
+  kMatrix,  // a matrix product
+  kLookUp,  // a look-up of rows: the embedding
+  kHead,    // the matrix product that makes the logits
+};
+// Whether matrix products read it.
+constexpr bool is_multiplied(Role role) { return role == Role::kMatrix || role == Role::kHead; }
+
+// How fast an optimizer moves a parameter, and whether weight decay applies.
 struct OptimizerGroup {
   float rate_multiplier = 1;
-  bool weight_decay = false;  // matrices only
+  bool weight_decay = false;
 };
 
-// What a fresh parameter holds. The formulas are those of arXiv 2305.13048 (Appendix E) and of the
-// released training code, which differ in the matrices and in mu_r.
-enum class Init : uint8_t {
-  kZero,
-  kOne,
-  kEmbedding,   // uniform, +-embedding_scale
-  kOrthogonal,  // gain * sqrt(max(1, rows / columns)) times a random orthogonal matrix
-  kNormal,      // normal, standard deviation `gain`
-  kMixKey,      // (i / C)^(1 - l / L)
-  kMixValue,    // ... + 0.3 l / (L - 1)
-  kMixReceptance,
-  kDecaySpeed,  // -5 + 8 (i / (A - 1))^(0.7 + 1.3 l / (L - 1))
-  kBonus,       // log 0.3 + 0.5 (((i + 1) mod 3) - 1)
-};
+// Whether checkpoints have a parameter as it is in memory, or with its last two sizes exchanged, as
+// they have the low-rank matrices of generations 6 and 7.
+enum class Stored : uint8_t { kAsInMemory, kTransposed };
 
 struct ParameterSpec {
   std::string name;  // as the public checkpoints have it
-  Shape shape;       // as the public checkpoints have it; sizes of 1 may be missing in a file
-  Init released = Init::kZero;  // the released code's initialisation,
-  Init paper = Init::kZero;     // and the paper's
-  float gain = 1;
+  Shape shape;       // in memory; matrices are [out, in]. Sizes of 1 may be missing in a file
+  Role role = Role::kVector;
   OptimizerGroup group;
+  Init init;
   std::string_view part;  // "embedding", "time mixing", ... for the report of `info`
+  Stored stored = Stored::kAsInMemory;
 
-  bool is_matrix() const { return shape.rank() == 2 && shape[0] > 1 && shape[1] > 1; }
+  // As the public checkpoints have it.
+  Shape stored_shape() const;
 };
 
-// One parameter of a loaded model.
+// A parameter of a model.
 struct Parameter {
   ParameterSpec spec;
   Tensor value;
   TensorView low;  // bfloat16 copy that products read, while training with float32 masters
 
-  bool padded = false;  // a matrix of a GPU: see Weight
+  bool padded = false;    // a matrix of a GPU: see Weight
+  bool trainable = true;  // false: training leaves it as it is
 
   operator const Tensor&() const { return value; }  // NOLINT: a vector parameter is its tensor
   Weight weight() const { return {value, low, padded}; }
   // Numbers that it, its copy and its gradient have room for.
-  int64_t room() const {
-    return padded ? padded_rows(value.shape[0]) * value.shape[1] : value.count();
+  int64_t room() const { return padded ? padded_rows(value.rows()) * value.cols() : value.count(); }
+};
+
+// The parameters of a layer norm or a group norm.
+struct Norm {
+  Parameter weight, bias;
+};
+
+// Collects the parameters of a model, in checkpoint order. They must outlive it and stay where they
+// are.
+class ParameterTable {
+ public:
+  // Adds parameters of one part of the model, whose names begin with `prefix`.
+  class Rows {
+   public:
+    // One row: describes `parameter`, which is without memory until a Model has given it some.
+    void operator()(std::string_view name, Parameter& parameter, const Shape& shape, Role role,
+                    const OptimizerGroup& group, Init init,
+                    Stored stored = Stored::kAsInMemory) const;
+    // The two rows of a norm: NAME.weight and NAME.bias, [width].
+    void norm(std::string_view name, Norm& norm, int64_t width) const;
+
+   private:
+    friend class ParameterTable;
+    Rows(ParameterTable& table, std::string prefix, std::string_view part)
+        : table_(table), prefix_(std::move(prefix)), part_(part) {}
+    ParameterTable& table_;
+    std::string prefix_;
+    std::string_view part_;
+  };
+  Rows rows(std::string prefix, std::string_view part) {
+    return Rows(*this, std::move(prefix), part);
   }
+
+  const std::vector<Parameter*>& parameters() const { return parameters_; }
+
+ private:
+  std::vector<Parameter*> parameters_;
 };
-
-struct InitOptions {
-  std::string scheme = "released";  // released, paper, or random: dense, for comparing programs
-  uint64_t seed = 1;
-  double embedding_scale = 1e-4;  // the released code takes the initial learning rate
-};
-
-// The schemes' names, for --help and errors.
-inline constexpr std::string_view kInitSchemes[] = {"released", "paper", "random"};
-
-// Fills one float32 parameter, whose name says its layer. Random numbers depend on the seed and the
-// name only. Throws for an unknown scheme.
-void initialise(const ParameterSpec& spec, const ModelConfig& config, const InitOptions& options,
-                const TensorView& value, ThreadPool& pool);
-
-// Layer index in a name such as "blocks.3.att.key.weight"; 0 if it has none.
-int64_t layer_of(std::string_view name);
 
 }  // namespace rookery

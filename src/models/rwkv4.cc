@@ -3,6 +3,10 @@
 
 #include "models/rwkv4.h"
 
+#include <array>
+#include <cmath>
+#include <vector>
+
 #include "ops/dropout/dropout.h"
 #include "ops/embedding/embedding.h"
 #include "ops/layer_norm/layer_norm.h"
@@ -15,96 +19,143 @@
 namespace rookery {
 namespace {
 
-// The parameters in checkpoint order: two of the embedding's norm in layer 0,
-// then these of every layer.
-std::vector<ParameterSpec> parameters(const ModelConfig& m) {
-  const int64_t C = m.width, A = m.attention_width, F = m.ffn_width, V = m.vocabulary;
-  const OptimizerGroup vector{1, false}, matrix{1, true}, decay{2, false}, bonus{3, false};
-  // W_o and the channel mixing's W_v of the paper: standard deviation sqrt(d /
-  // s).
-  const auto paper_gain =
-      static_cast<float>(std::sqrt(static_cast<double>(F) / static_cast<double>(C)));
-  constexpr Init zero = Init::kZero;
-  std::vector<ParameterSpec> table;
-  const auto norm = [&](const std::string& name, std::string_view part) {
-    table.push_back({name + ".weight", {C}, Init::kOne, Init::kOne, 1, vector, part});
-    table.push_back({name + ".bias", {C}, Init::kZero, Init::kZero, 1, vector, part});
-  };
-  table.push_back(
-      {"emb.weight", {V, C}, Init::kEmbedding, Init::kEmbedding, 1, matrix, "embedding"});
-  for (int64_t l = 0; l < m.layers; ++l) {
-    const std::string block = fmt::format("blocks.{}.", l);
-    if (l == 0) norm(block + "ln0", "embedding");
-    norm(block + "ln1", "time mixing");
-    norm(block + "ln2", "channel mixing");
-    const auto add = [&](const char* name, const Shape& shape, Init released, Init paper,
-                         float gain, const OptimizerGroup& group, std::string_view part) {
-      table.push_back({block + name, shape, released, paper, gain, group, part});
+using enum Role;
+
+// The learning rate's factor, and whether weight decay applies.
+constexpr OptimizerGroup kPlain{1, false}, kTwice{2, false}, kThrice{3, false};
+constexpr OptimizerGroup kWeightDecay{1, true};
+
+struct Layer {
+  Norm ln1, ln2;
+  Parameter time_decay, time_first;  // w, u
+  Parameter att_mix_k, att_mix_v, att_mix_r;
+  Parameter att_key, att_value, att_receptance, att_output;
+  Parameter ffn_mix_k, ffn_mix_r;
+  Parameter ffn_key, ffn_receptance, ffn_value;
+  StateItem att_last, wkv_a, wkv_b, wkv_p, ffn_last;
+
+  // Layer `l`. Each row: name in a checkpoint, member, shape, role, optimizer group, and how it
+  // begins (the paper's Appendix E; in_paper() where the released code differs from it).
+  void visit_parameters(ParameterTable& table, const ModelConfig& m, int64_t l) {
+    const int64_t C = m.width, A = m.attention_width, F = m.ffn_width;
+    const auto layer = static_cast<double>(l), layers = static_cast<double>(m.layers);
+    const double from_first = m.layers > 1 ? layer / (layers - 1) : 0;  // 0 .. 1
+    const double to_last = 1 - layer / layers;                          // 1 .. nearly 0
+    const auto width = static_cast<double>(C);
+    const auto last = static_cast<double>(std::max<int64_t>(A - 1, 1));
+    const double spread = std::sqrt(static_cast<double>(F) / width);
+    const auto mix = [=](double i) { return std::pow(i / width, to_last); };
+    const auto decay = [=](double i) {
+      return -5 + 8 * std::pow(i / last, 0.7 + 1.3 * from_first);
     };
-    add("att.time_decay", {A}, Init::kDecaySpeed, Init::kDecaySpeed, 1, decay, "time mixing");
-    add("att.time_first", {A}, Init::kBonus, Init::kBonus, 1, bonus, "time mixing");
-    add("att.time_mix_k", {1, 1, C}, Init::kMixKey, Init::kMixKey, 1, vector, "time mixing");
-    add("att.time_mix_v", {1, 1, C}, Init::kMixValue, Init::kMixValue, 1, vector, "time mixing");
-    add("att.time_mix_r", {1, 1, C}, Init::kMixReceptance, Init::kMixReceptance, 1, vector,
-        "time mixing");
-    add("att.key.weight", {A, C}, zero, zero, 1, matrix, "time mixing");
-    add("att.value.weight", {A, C}, Init::kOrthogonal, zero, 1, matrix, "time mixing");
-    add("att.receptance.weight", {A, C}, zero, zero, 1, matrix, "time mixing");
-    add("att.output.weight", {C, A}, zero, Init::kNormal, paper_gain, matrix, "time mixing");
-    add("ffn.time_mix_k", {1, 1, C}, Init::kMixKey, Init::kMixKey, 1, vector, "channel mixing");
-    add("ffn.time_mix_r", {1, 1, C}, Init::kMixKey, Init::kMixKey, 1, vector, "channel mixing");
-    add("ffn.key.weight", {F, C}, Init::kOrthogonal, zero, 1, matrix, "channel mixing");
-    add("ffn.receptance.weight", {C, C}, zero, zero, 1, matrix, "channel mixing");
-    add("ffn.value.weight", {C, F}, zero, Init::kNormal, paper_gain, matrix, "channel mixing");
-  }
-  norm("ln_out", "head");
-  table.push_back({"head.weight", {V, C}, Init::kOrthogonal, zero, 0.5f, matrix, "head"});
-  return table;
-}
+    const Init zero = constant(0);
 
-// Per layer, in this order: 5 C numbers (the paper's Appendix D).
-enum StateIndex : int64_t { kAttLast, kA, kB, kP, kFfnLast, kStatesPerLayer };
+    const auto time = table.rows(block_name(l), "time mixing");
+    const auto channel = table.rows(block_name(l), "channel mixing");
+    time.norm("ln1", ln1, C);
+    channel.norm("ln2", ln2, C);
 
-StateLayout state_layout(const ModelConfig& m) {
-  StateLayout layout;
-  for (int64_t l = 0; l < m.layers; ++l) {
-    const std::string block = fmt::format("blocks.{}.", l);
-    layout.add(block + "att.last", m.width, 0);
-    layout.add(block + "att.a", m.attention_width, 0);
-    layout.add(block + "att.b", m.attention_width, 0);
-    layout.add(block + "att.p", m.attention_width, kWkv4EmptyExponent);
-    layout.add(block + "ffn.last", m.width, 0);
+    time("att.time_decay", time_decay, {A}, kVector, kTwice, each(decay).around(-1));
+    time("att.time_first", time_first, {A}, kVector, kThrice,
+         each([](double i) { return std::log(0.3) + 0.5 * (std::fmod(i + 1, 3) - 1); }));
+    time("att.time_mix_k", att_mix_k, {1, 1, C}, kVector, kPlain, each(mix).around(0.5));
+    time("att.time_mix_v", att_mix_v, {1, 1, C}, kVector, kPlain,
+         each([=](double i) { return mix(i) + 0.3 * from_first; }).around(0.5));
+    // The paper halves the value, the code the exponent.
+    time("att.time_mix_r", att_mix_r, {1, 1, C}, kVector, kPlain,
+         each([=](double i) { return std::pow(i / width, 0.5 * to_last); })
+             .in_paper(each([=](double i) { return 0.5 * mix(i); }))
+             .around(0.5));
+    time("att.key.weight", att_key, {A, C}, kMatrix, kWeightDecay, zero);
+    time("att.value.weight", att_value, {A, C}, kMatrix, kWeightDecay, orthogonal().in_paper(zero));
+    time("att.receptance.weight", att_receptance, {A, C}, kMatrix, kWeightDecay, zero);
+    time("att.output.weight", att_output, {C, A}, kMatrix, kWeightDecay,
+         zero.in_paper(normal(spread)));
+
+    channel("ffn.time_mix_k", ffn_mix_k, {1, 1, C}, kVector, kPlain, each(mix).around(0.5));
+    channel("ffn.time_mix_r", ffn_mix_r, {1, 1, C}, kVector, kPlain, each(mix).around(0.5));
+    channel("ffn.key.weight", ffn_key, {F, C}, kMatrix, kWeightDecay, orthogonal().in_paper(zero));
+    channel("ffn.receptance.weight", ffn_receptance, {C, C}, kMatrix, kWeightDecay, zero);
+    channel("ffn.value.weight", ffn_value, {C, F}, kMatrix, kWeightDecay,
+            zero.in_paper(normal(spread)));
   }
-  return layout;
-}
+
+  // 5 C numbers (Appendix D).
+  void visit_state(StateLayout& layout, const ModelConfig& m, int64_t l) {
+    const int64_t C = m.width, A = m.attention_width;
+    const std::string block = block_name(l);
+    layout.add(block + "att.last", att_last, {C});
+    layout.add(block + "att.a", wkv_a, {A});
+    layout.add(block + "att.b", wkv_b, {A});
+    layout.add(block + "att.p", wkv_p, {A}, kWkv4EmptyExponent);
+    layout.add(block + "ffn.last", ffn_last, {C});
+  }
+
+  // The residual stream [T, C] -> the same, one block later.
+  Tensor forward(Context& ctx, const Tensor& x, const Sequences& sequences,
+                 const ForwardOptions& options, float epsilon) const {
+    const auto in = [&](const StateItem& item) { return options.in(item); };
+    const auto out = [&](const StateItem& item) { return options.out(item); };
+    const bool drop = options.dropout > 0;
+
+    // Time mixing.
+    const Tensor att = layer_norm(ctx, x, ln1.weight, ln1.bias, epsilon);
+    const auto mixed = token_shift(ctx, att, std::array<Tensor, 3>{att_mix_r, att_mix_k, att_mix_v},
+                                   sequences, in(att_last), out(att_last));
+    const auto rkv = linear_group(ctx, {{mixed[0], att_receptance.weight()},  // (11)
+                                        {mixed[1], att_key.weight()},         // (12)
+                                        {mixed[2], att_value.weight()}});     // (13)
+    const Tensor wkv =                                                        // (16)
+        wkv4(ctx, log_decay(ctx, time_decay), time_first, rkv[1], rkv[2], sequences,
+             {in(wkv_a), in(wkv_b), in(wkv_p), out(wkv_a), out(wkv_b), out(wkv_p)});
+    const Tensor gated = sigmoid_gate(ctx, rkv[0], wkv);
+    const Weight output = att_output.weight();  // (17)
+    const Tensor y = drop ? dropout(ctx, linear(ctx, gated, output), options.dropout, x)
+                          : linear(ctx, gated, output, x);
+
+    // Channel mixing.
+    const Tensor ffn = layer_norm(ctx, y, ln2.weight, ln2.bias, epsilon);
+    const auto ffn_mixed = token_shift(ctx, ffn, std::array<Tensor, 2>{ffn_mix_r, ffn_mix_k},
+                                       sequences, in(ffn_last), out(ffn_last));
+    const auto rk = linear_group(ctx, {{ffn_mixed[0], ffn_receptance.weight()},  // (14)
+                                       {ffn_mixed[1], ffn_key.weight()}});       // (15)
+    const Tensor ffn_v = linear(ctx, squared_relu(ctx, rk[1]), ffn_value.weight());
+    return drop ? dropout(ctx, sigmoid_gate(ctx, rk[0], ffn_v), options.dropout, y)
+                : sigmoid_gate(ctx, rk[0], ffn_v, y);  // (18)
+  }
+
+ private:
+  static std::string block_name(int64_t l) { return fmt::format("blocks.{}.", l); }
+};
 
 class Rwkv4 final : public Network {
  public:
-  Rwkv4(const ModelConfig& config, std::span<const Parameter> parameters) : config_(config) {
-    size_t next = 0;
-    const auto take = [&] { return &parameters[next++]; };
-    embedding_ = take();
-    layers_.resize(config.layers);
-    for (Layer& l : layers_) {
-      if (&l == &layers_.front()) ln0_weight_ = take(), ln0_bias_ = take();
-      l.ln1_weight = take(), l.ln1_bias = take(), l.ln2_weight = take(), l.ln2_bias = take();
-      l.time_decay = take(), l.time_first = take();
-      l.att_mix_k = take(), l.att_mix_v = take(), l.att_mix_r = take();
-      l.att_key = take(), l.att_value = take(), l.att_receptance = take(), l.att_output = take();
-      l.ffn_mix_k = take(), l.ffn_mix_r = take();
-      l.ffn_key = take(), l.ffn_receptance = take(), l.ffn_value = take();
-    }
+  explicit Rwkv4(const ModelConfig& config) : config_(config), layers_(config.layers) {}
+
+  void visit_parameters(ParameterTable& table) override {
+    const int64_t V = config_.vocabulary, C = config_.width;
+    const auto input = table.rows("", "embedding"), output = table.rows("", "head");
+    input("emb.weight", embedding_, {V, C}, kLookUp, kWeightDecay, small_uniform());
+    input.norm("blocks.0.ln0", ln0_, C);
+    for (int64_t l = 0; l < config_.layers; ++l) layers_[l].visit_parameters(table, config_, l);
+    output.norm("ln_out", output_norm, C);
+    output("head.weight", head, {V, C}, kHead, kWeightDecay, orthogonal(0.5).in_paper(constant(0)));
+  }
+
+  void visit_state(StateLayout& layout) override {
+    for (int64_t l = 0; l < config_.layers; ++l) layers_[l].visit_state(layout, config_, l);
   }
 
   Tensor forward(Context& ctx, const PlacedBatch& batch,
                  const ForwardOptions& options) const override {
-    Tensor x = embedding(ctx, batch.tokens(), batch.rows(), *embedding_);
+    const float epsilon = config_.epsilons.layer_norm;
+    Tensor x = embedding(ctx, batch.tokens(), batch.rows(), embedding_);
     // The residual stream is float32 on every device.
-    x = layer_norm_as(ctx, ctx.wide_dtype(), x, *ln0_weight_, *ln0_bias_, config_.norm_epsilon);
+    x = layer_norm_as(ctx, ctx.wide_dtype(), x, ln0_.weight, ln0_.bias, epsilon);
     const Sequences sequences = batch.sequences();
-    for (int64_t l = 0; l < config_.layers; ++l) {
-      const auto body = [this, &ctx, l, sequences, options](const std::vector<Tensor>& in) {
-        return std::vector{block(ctx, l, in[0], sequences, options)};
+    for (const Layer& layer : layers_) {
+      const auto body = [&ctx, &layer, sequences, options, epsilon](const std::vector<Tensor>& in) {
+        return std::vector{layer.forward(ctx, in[0], sequences, options, epsilon)};
       };
       x = ctx.layer({x}, {x.type()}, body)[0];
     }
@@ -112,62 +163,26 @@ class Rwkv4 final : public Network {
   }
 
  private:
-  struct Layer {
-    const Parameter *ln1_weight, *ln1_bias, *ln2_weight, *ln2_bias;
-    const Parameter *time_decay, *time_first, *att_mix_k, *att_mix_v, *att_mix_r;
-    const Parameter *att_key, *att_value, *att_receptance, *att_output;
-    const Parameter *ffn_mix_k, *ffn_mix_r, *ffn_key, *ffn_receptance, *ffn_value;
-  };
-
-  Tensor block(Context& ctx, int64_t l, const Tensor& x, const Sequences& sequences,
-               const ForwardOptions& options) const {
-    const Layer& p = layers_[l];
-    const auto in = [&](int64_t item) {
-      return options.state_in ? options.state_in->view(l * kStatesPerLayer + item) : StateView{};
-    };
-    const auto out = [&](int64_t item) {
-      return options.state_out ? options.state_out->view(l * kStatesPerLayer + item) : StateView{};
-    };
-    const bool drop = options.dropout > 0;
-
-    // Time mixing.
-    const Tensor att = layer_norm(ctx, x, *p.ln1_weight, *p.ln1_bias, config_.norm_epsilon);
-    const auto mixed =
-        token_shift(ctx, att, std::array<Tensor, 3>{*p.att_mix_r, *p.att_mix_k, *p.att_mix_v},
-                    sequences, in(kAttLast), out(kAttLast));
-    const auto rkv = linear_group(ctx, {{mixed[0], p.att_receptance->weight()},  // (11)
-                                        {mixed[1], p.att_key->weight()},         // (12)
-                                        {mixed[2], p.att_value->weight()}});     // (13)
-    const Tensor wkv =                                                           // (16)
-        wkv4(ctx, log_decay(ctx, *p.time_decay), *p.time_first, rkv[1], rkv[2], sequences,
-             {in(kA), in(kB), in(kP), out(kA), out(kB), out(kP)});
-    const Tensor gated = sigmoid_gate(ctx, rkv[0], wkv);
-    const Weight output = p.att_output->weight();  // (17)
-    const Tensor y = drop ? dropout(ctx, linear(ctx, gated, output), options.dropout, x)
-                          : linear(ctx, gated, output, x);
-
-    // Channel mixing.
-    const Tensor ffn = layer_norm(ctx, y, *p.ln2_weight, *p.ln2_bias, config_.norm_epsilon);
-    const auto ffn_mixed = token_shift(ctx, ffn, std::array<Tensor, 2>{*p.ffn_mix_r, *p.ffn_mix_k},
-                                       sequences, in(kFfnLast), out(kFfnLast));
-    const auto rk = linear_group(ctx, {{ffn_mixed[0], p.ffn_receptance->weight()},  // (14)
-                                       {ffn_mixed[1], p.ffn_key->weight()}});       // (15)
-    const Tensor ffn_v = linear(ctx, squared_relu(ctx, rk[1]), p.ffn_value->weight());
-    return drop ? dropout(ctx, sigmoid_gate(ctx, rk[0], ffn_v), options.dropout, y)
-                : sigmoid_gate(ctx, rk[0], ffn_v, y);  // (18)
-  }
-
   ModelConfig config_;
-  const Parameter *embedding_ = nullptr, *ln0_weight_ = nullptr, *ln0_bias_ = nullptr;
+  Parameter embedding_;
+  Norm ln0_;
   std::vector<Layer> layers_;
 };
 
-std::unique_ptr<Network> make(const ModelConfig& config, std::span<const Parameter> parameters) {
-  return std::make_unique<Rwkv4>(config, parameters);
+void choose_sizes(ModelConfig& config) {
+  config.attention_width = config.width;
+  config.ffn_width = 4 * config.width;
 }
+
+void read_sizes(const StoredShapes& shapes, ModelConfig& config) {
+  config.attention_width = shapes.size("blocks.0.att.key.weight", 0);
+  config.ffn_width = shapes.size("blocks.0.ffn.key.weight", 0);
+}
+
+std::unique_ptr<Network> make(const ModelConfig& config) { return std::make_unique<Rwkv4>(config); }
 
 }  // namespace
 
-const Generation kRwkv4{"4", &parameters, &state_layout, &make};
+const Generation kRwkv4{"4", &choose_sizes, &read_sizes, &make};
 
 }  // namespace rookery

@@ -5,9 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <set>
 
 #include "checking/checked_run.h"
-#include "models/load.h"
+#include "models/model.h"
 #include "ops/cross_entropy/cross_entropy.h"
 
 namespace rookery {
@@ -301,56 +302,40 @@ TEST_F(Rwkv4Test, InitialisationsAreTheirRecipes) {
   EXPECT_THROW(make_model("orthogonal"), Error);
 }
 
-TEST_F(Rwkv4Test, LoadsWhatItHoldsAndRefusesTheRest) {
-  const Model model = make_model();
-  std::vector<NamedTensor> tensors;
-  for (const Parameter& p : model.parameters()) tensors.push_back({p.spec.name, p.value});
-  const Model again = model_from_tensors(tensors, MatrixType::kAsStored);
-  EXPECT_EQ(again.config(), model.config());
-  State a(model.state_layout(), 1), b(model.state_layout(), 1);
-  EXPECT_EQ(run(model, {330}, a), run(again, {330}, b));
-
-  // Tensors that are made one at a time, in another type or in that of the model.
-  const Model low = model_from_tensors(tensors, MatrixType::kBF16);
-  for (const MatrixType type : {MatrixType::kF32, MatrixType::kBF16}) {
-    int calls = 0;
-    std::vector<NamedTensor> made;
-    for (const NamedTensor& tensor : tensors) {
-      made.push_back({tensor.name,
-                      {nullptr, tensor.view.dtype, tensor.view.shape},
-                      [&calls, from = tensor.view](void* to) {
-                        ++calls;
-                        std::memcpy(to, from.data, static_cast<size_t>(from.bytes()));
-                      }});
-    }
-    const Model loaded = model_from_tensors(made, type, 1e-3f);
-    EXPECT_EQ(calls, static_cast<int>(tensors.size()));
-    EXPECT_EQ(loaded.config().norm_epsilon, 1e-3f);
-    const Model& wanted = type == MatrixType::kF32 ? model : low;
-    for (size_t i = 0; i < made.size(); ++i) {
-      const Tensor& got = loaded.parameters()[i].value;
-      EXPECT_EQ(std::memcmp(got.data, wanted.parameters()[i].value.data,
-                            static_cast<size_t>(got.bytes())),
-                0)
-          << made[i].name;
-    }
+// A row that stands for two parameters, or a member with two rows, would show here.
+TEST(Rwkv4, EveryNameAndEveryParameterOccursOnce) {
+  const Model model = Model::planned(make_config("4", kLayers, kWidth, kVocabulary));
+  std::set<std::string> names;
+  std::set<const Parameter*> parameters;
+  for (const Parameter& parameter : model.parameters()) {
+    EXPECT_TRUE(names.insert(parameter.spec.name).second) << parameter.spec.name;
+    EXPECT_TRUE(parameters.insert(&parameter).second) << parameter.spec.name;
   }
+  EXPECT_EQ(names.size(), static_cast<size_t>(18 * kLayers + 6));
+  std::set<std::string> items;
+  int64_t end = 0;
+  for (const StateItem& item : model.state_layout()->items) {
+    EXPECT_TRUE(items.insert(item.name).second) << item.name;
+    EXPECT_EQ(item.offset, end) << item.name;
+    end += item.width();
+  }
+  EXPECT_EQ(items.size(), static_cast<size_t>(5 * kLayers));
+  EXPECT_EQ(end, 5 * kWidth * kLayers);
+}
 
-  auto missing = tensors;
-  missing.erase(missing.begin() + 12);
-  EXPECT_THROW(model_from_tensors(missing, MatrixType::kAsStored), Error);
-  auto reshaped = tensors;
-  reshaped[5].view.shape = {kWidth - 1};
-  EXPECT_THROW(model_from_tensors(reshaped, MatrixType::kAsStored), Error);
-  auto unknown = tensors;
-  unknown.push_back({"blocks.0.att.surprise", tensors[5].view});
-  EXPECT_THROW(model_from_tensors(unknown, MatrixType::kAsStored), Error);
-  auto twice = tensors;
-  twice.push_back(tensors[5]);
-  EXPECT_THROW(model_from_tensors(twice, MatrixType::kAsStored), Error);
-  auto far = tensors;
-  far.push_back({"blocks.999999999.att.key.weight", tensors[5].view});
-  EXPECT_THROW(model_from_tensors(far, MatrixType::kAsStored), Error);
+TEST(Rwkv4, RolesAreSaidAndNotGuessed) {
+  // A width of 1 makes every matrix a vector by its shape.
+  const Model model = Model::planned(make_config("4", 1, 1, 1));
+  for (const Parameter& parameter : model.parameters()) {
+    const std::string& name = parameter.spec.name;
+    const Role expected = name == "emb.weight"    ? Role::kLookUp
+                          : name == "head.weight" ? Role::kHead
+                          : name.ends_with(".weight") && name.find("ln") == std::string::npos
+                              ? Role::kMatrix
+                              : Role::kVector;
+    EXPECT_EQ(parameter.spec.role, expected) << name;
+    EXPECT_EQ(parameter.spec.group.weight_decay, expected != Role::kVector) << name;
+  }
 }
 
 }  // namespace

@@ -6,17 +6,17 @@
 
 namespace rookery {
 
-int64_t StateLayout::add(std::string name, int64_t width, double empty) {
-  items.push_back({std::move(name), width, empty, slot_size});
-  slot_size += width;
-  return static_cast<int64_t>(items.size()) - 1;
+void StateLayout::add(std::string name, StateItem& item, const Shape& shape, double empty) {
+  item = {std::move(name), shape, empty, slot_size};
+  slot_size += item.width();
+  items.push_back(item);
 }
 
-State::State(const StateLayout& layout, int64_t slots, DType dtype, Device device)
-    : layout_(layout),
+State::State(std::shared_ptr<const StateLayout> layout, int64_t slots, DType dtype, Device device)
+    : layout_(std::move(layout)),
       slots_(slots),
       dtype_(dtype),
-      memory_(slots * layout.slot_size * size_of(dtype), memory_of(device)) {
+      memory_(slots * slot_bytes(), memory_of(device)) {
   for (int64_t s = 0; s < slots; ++s) clear(s);
 }
 
@@ -43,10 +43,10 @@ State State::on_host() const {
   return result;
 }
 
-StateView State::view(int64_t index) const {
-  const StateItem& item = layout_.items[index];
+StateView State::view(const StateItem& item) const {
+  assert(item.offset + item.width() <= layout_->slot_size);
   return {static_cast<char*>(memory_.data()) + item.offset * size_of(dtype_), dtype_, slots_,
-          item.width, layout_.slot_size};
+          item.width(), layout_->slot_size};
 }
 
 void State::clear(int64_t slot) {
@@ -55,25 +55,24 @@ void State::clear(int64_t slot) {
     copy_bytes(this->slot(slot).data, State(layout_, 1, dtype_).slot(0).data, slot_bytes());
     return;
   }
-  for (size_t i = 0; i < layout_.items.size(); ++i) {
-    const StateItem& item = layout_.items[i];
-    const StateView items = view(static_cast<int64_t>(i));
+  for (const StateItem& item : layout_->items) {
+    const StateView numbers = view(item);
     switch (dtype_) {
       case DType::kF64:
-        std::fill_n(items.slot<double>(slot), item.width, item.empty);
+        std::fill_n(numbers.slot<double>(slot), item.width(), item.empty);
         break;
       case DType::kC128:
-        std::fill_n(items.slot<std::complex<double>>(slot), item.width, item.empty);
+        std::fill_n(numbers.slot<std::complex<double>>(slot), item.width(), item.empty);
         break;
       default:
-        std::fill_n(items.slot<float>(slot), item.width, static_cast<float>(item.empty));
+        std::fill_n(numbers.slot<float>(slot), item.width(), static_cast<float>(item.empty));
     }
   }
 }
 
 TensorView State::slot(int64_t slot) const {
   assert(slot >= 0 && slot < slots_);
-  return {static_cast<char*>(memory_.data()) + slot * slot_bytes(), dtype_, {layout_.slot_size}};
+  return {static_cast<char*>(memory_.data()) + slot * slot_bytes(), dtype_, {layout_->slot_size}};
 }
 
 void State::copy_slot(int64_t from, int64_t to) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,21 +11,24 @@
 
 namespace rookery {
 
-// One recurrent quantity of one layer: where it lies in a slot, and what it holds before the first
-// token.
+// One recurrent quantity of one layer: what it holds before the first token, and where it lies in a
+// slot.
 struct StateItem {
   std::string name;  // "blocks.0.att.a"
-  int64_t width = 0;
+  Shape shape;
   double empty = 0;
   int64_t offset = 0;  // elements from the start of the slot
+
+  int64_t width() const { return shape.count(); }
 };
 
+// The items of a model's state. A generation's `visit_state` names each of them once.
 struct StateLayout {
   std::vector<StateItem> items;
   int64_t slot_size = 0;  // elements
 
-  // Appends an item and returns its index.
-  int64_t add(std::string name, int64_t width, double empty);
+  // Appends an item, and makes `item` the same: a network keeps it to find its numbers in a State.
+  void add(std::string name, StateItem& item, const Shape& shape, double empty = 0);
 };
 
 // The recurrent states of `slots` sequences, slot after slot. Copyable: a state is a value.
@@ -32,7 +36,7 @@ class State {
  public:
   State() = default;
   // All slots empty, in this device's memory.
-  State(const StateLayout& layout, int64_t slots, DType dtype = DType::kF32,
+  State(std::shared_ptr<const StateLayout> layout, int64_t slots, DType dtype = DType::kF32,
         Device device = Device::kCpu);
   State(const State& other) { *this = other; }
   // The copy is where the original is.
@@ -45,10 +49,11 @@ class State {
   State& operator=(State&&) = default;
 
   int64_t slots() const { return slots_; }
-  int64_t slot_bytes() const { return layout_.slot_size * size_of(dtype_); }
-  const StateLayout& layout() const { return layout_; }
-  // Item `index` of all slots.
-  StateView view(int64_t index) const;
+  int64_t slot_bytes() const { return layout_ ? layout_->slot_size * size_of(dtype_) : 0; }
+  // Not of a default State.
+  const StateLayout& layout() const { return *layout_; }
+  // This item, which is one of the layout, in all slots.
+  StateView view(const StateItem& item) const;
   // Puts a slot back to before the first token.
   void clear(int64_t slot);
   void copy_slot(int64_t from, int64_t to);
@@ -56,7 +61,7 @@ class State {
   TensorView slot(int64_t slot) const;
 
  private:
-  StateLayout layout_;
+  std::shared_ptr<const StateLayout> layout_;
   int64_t slots_ = 0;
   DType dtype_ = DType::kF32;
   Memory memory_;

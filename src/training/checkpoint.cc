@@ -1,7 +1,7 @@
 #include "training/checkpoint.h"
 
 #include <algorithm>
-#include <cstring>
+#include <set>
 
 #include "checkpoints/find.h"
 #include "checkpoints/load.h"
@@ -16,24 +16,32 @@ namespace {
 constexpr int64_t kFormat = 2;
 constexpr std::string_view kFirstMoment = "optimizer.m.", kSecondMoment = "optimizer.v.";
 
-StoredTensor stored(std::string name, const TensorView& view) {
-  StoredTensor tensor{std::move(name), view.dtype, view.shape, view.data};
-  if (cuda::is_device_memory(view.data)) {
+StoredTensor stored_moment(std::string name, const TensorView& moment) {
+  StoredTensor tensor{std::move(name), moment.dtype, moment.shape, moment.data};
+  if (cuda::is_device_memory(moment.data)) {
     tensor.data = nullptr;
-    tensor.make = [view](void* to) { copy_bytes(to, view.data, view.bytes()); };
+    tensor.make = [moment](void* to) { copy_bytes(to, moment.data, moment.bytes()); };
   }
   return tensor;
 }
 
+std::vector<std::string> names_of_frozen(const Model& model) {
+  std::vector<std::string> names;
+  for (const Parameter& parameter : model.parameters()) {
+    if (!parameter.trainable) names.push_back(parameter.spec.name);
+  }
+  return names;
+}
+
 nlohmann::json describe(const Model& model, const RunState& run) {
-  const ModelConfig& config = model.config();
   return {{"format", kFormat},
-          {"generation", config.generation},
+          {"generation", model.config().generation},
+          {"frozen", names_of_frozen(model)},
           {"tokenizer", run.tokenizer},
           {"step", run.step},
           {"tokens_seen", run.tokens_seen},
           {"options", to_json(run.options)},
-          {"configuration_hash", configuration_hash(config, run.options)},
+          {"configuration_hash", configuration_hash(model, run.options)},
           // All random numbers of training follow from the seed and the step: this is their whole
           // state.
           {"random", {{"seed", run.options.seed}, {"step", run.step}}},
@@ -50,9 +58,7 @@ nlohmann::json describe(const Model& model, const RunState& run) {
 
 std::map<std::string, std::string> metadata_of(const Model& model, const RunState& run) {
   std::map<std::string, std::string> metadata = {{"rookery", describe(model, run).dump()}};
-  TensorSource norms;
-  norms.norm_epsilon = model.config().norm_epsilon;
-  write_epsilons(norms, metadata);
+  write_epsilons(model.config().epsilons, metadata);
   if (!run.tokenizer_definition.empty()) metadata["tokenizer"] = run.tokenizer_definition;
   return metadata;
 }
@@ -134,31 +140,23 @@ TrainOptions train_options_from_json(const nlohmann::json& json) {
   return o;
 }
 
-uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& options) {
-  const nlohmann::json all = {{"generation", config.generation},
-                              {"layers", config.layers},
-                              {"width", config.width},
-                              {"attention_width", config.attention_width},
-                              {"ffn_width", config.ffn_width},
-                              {"vocabulary", config.vocabulary},
-                              {"norm_epsilon", config.norm_epsilon},
-                              {"options", to_json(options)}};
+uint64_t configuration_hash(const Model& model, const TrainOptions& options) {
+  nlohmann::json all = {{"options", to_json(options)}, {"frozen", names_of_frozen(model)}};
+  model.config().visit([&](const char* name, const auto& member) { all[name] = member; });
   return hash_bytes(all.dump());
 }
 
 std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const Trainer& trainer,
                                       const RunState& run) {
-  std::vector<StoredTensor> tensors;
-  const auto parameters = trainer.model().parameters();
-  for (const Parameter& parameter : parameters)
-    tensors.push_back(stored(parameter.spec.name, parameter.value));
-  for (size_t i = 0; i < parameters.size(); ++i) {
+  std::vector<StoredTensor> tensors = stored_tensors(trainer.model());
+  const auto entries = trainer.optimizer().entries();
+  for (const Optimizer::Entry& entry : entries) {
     tensors.push_back(
-        stored(std::string(kFirstMoment) + parameters[i].spec.name, trainer.optimizer().m(i)));
+        stored_moment(std::string(kFirstMoment) + entry.parameter->spec.name, entry.m));
   }
-  for (size_t i = 0; i < parameters.size(); ++i) {
+  for (const Optimizer::Entry& entry : entries) {
     tensors.push_back(
-        stored(std::string(kSecondMoment) + parameters[i].spec.name, trainer.optimizer().v(i)));
+        stored_moment(std::string(kSecondMoment) + entry.parameter->spec.name, entry.v));
   }
   const std::filesystem::path path = checkpoint_path(folder, run.step);
   write_safetensors(path, tensors, metadata_of(trainer.model(), run));
@@ -174,11 +172,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const
 }
 
 void save_model(const std::filesystem::path& path, const Model& model, const RunState& run) {
-  std::vector<StoredTensor> tensors;
-  for (const Parameter& parameter : model.parameters()) {
-    tensors.push_back(stored(parameter.spec.name, parameter.value));
-  }
-  write_safetensors(path, tensors, metadata_of(model, run));
+  write_safetensors(path, stored_tensors(model), metadata_of(model, run));
 }
 
 Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Device device) {
@@ -209,17 +203,17 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     json.at("validate_every").get_to(run.validate_every);
     json.at("validation_loss").get_to(run.validation_loss);
     check(run.step >= 0) || fail("its step is {}", run.step);
-    Model model = model_from_tensors(model_tensors(source), MatrixType::kF32, source.norm_epsilon);
+    Model model = model_from_tensors(model_tensors(source), MatrixType::kF32, source.epsilons);
+    const auto frozen = json.at("frozen").get<std::set<std::string>>();
+    model.set_trainable([&](const ParameterSpec& spec) { return !frozen.contains(spec.name); });
     check(json.at("configuration_hash").get<uint64_t>() ==
-          configuration_hash(model.config(), run.options)) ||
+          configuration_hash(model, run.options)) ||
         fail("its weights do not belong to its training options");
     resumed.trainer = std::make_unique<Trainer>(std::move(model), run.options, pool, device);
-    const auto parameters = resumed.trainer->model().parameters();
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      copy_tensor(source, std::string(kFirstMoment) + parameters[i].spec.name,
-                  resumed.trainer->optimizer().m(i));
-      copy_tensor(source, std::string(kSecondMoment) + parameters[i].spec.name,
-                  resumed.trainer->optimizer().v(i));
+    for (const Optimizer::Entry& entry : resumed.trainer->optimizer().entries()) {
+      const std::string& name = entry.parameter->spec.name;
+      copy_tensor(source, std::string(kFirstMoment) + name, entry.m);
+      copy_tensor(source, std::string(kSecondMoment) + name, entry.v);
     }
     resumed.trainer->set_steps_done(run.step);
   } catch (const nlohmann::json::exception& error) {

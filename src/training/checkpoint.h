@@ -1,7 +1,7 @@
 // Checkpoints of training: a safetensors file with the weights under their public names, Adam's
-// moments as optimizer.m.* and optimizer.v.*, and in its metadata, as JSON under "rookery",
-// everything else a run needs to go on bit for bit. Under "tokenizer" stands what the tokenizer is
-// made of. Written aside, then renamed.
+// moments of the trainable ones as optimizer.m.* and optimizer.v.*, and in its metadata, as JSON
+// under "rookery", everything else a run needs to go on bit for bit. Under "tokenizer" stands what
+// the tokenizer is made of. Written aside, then renamed.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +30,9 @@ struct RunState {
 nlohmann::json to_json(const TrainOptions& options);
 // Throws Error for anything that to_json does not write.
 TrainOptions train_options_from_json(const nlohmann::json& json);
-// Of the sizes of the model and the options: on one text, machine and thread count, two runs of one
-// hash make the same numbers.
-uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& options);
+// Of the model's configuration, what of it is trainable, and the options: on one text, machine and
+// thread count, two runs of one hash make the same numbers.
+uint64_t configuration_hash(const Model& model, const TrainOptions& options);
 
 // Writes the checkpoint of the trainer's step, and then removes all but the last `keep` (0: none is
 // removed). Returns its path.

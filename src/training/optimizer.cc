@@ -3,7 +3,6 @@
 #include "ops/global_norm/global_norm.h"
 
 namespace rookery {
-
 namespace {
 
 // Each tensor begins at a multiple of 256 bytes, which the fastest products want.
@@ -12,17 +11,20 @@ int64_t room(const Parameter& parameter) { return (parameter.room() + 63) / 64 *
 }  // namespace
 
 Optimizer::Optimizer(const Model& model, const OptimizerOptions& options)
-    : model_(model),
-      options_(options),
+    : options_(options),
       memory_(gradient_bytes(model) + moment_bytes(model), memory_of(model.device())) {
+  for (const Parameter& parameter : model.parameters()) {
+    if (!parameter.trainable) continue;
+    check(parameter.value.dtype == DType::kF32) ||
+        fail("training needs float32 masters, '{}' is {}", parameter.spec.name,
+             name_of(parameter.value.dtype));
+    entries_.push_back({.parameter = &parameter});
+  }
   auto* next = static_cast<float*>(memory_.data());
-  for (std::vector<TensorView>* views : {&gradients_, &m_, &v_}) {
-    for (const Parameter& parameter : model.parameters()) {
-      check(parameter.value.dtype == DType::kF32) ||
-          fail("training needs float32 masters, '{}' is {}", parameter.spec.name,
-               name_of(parameter.value.dtype));
-      views->push_back({next, DType::kF32, parameter.value.shape});
-      next += room(parameter);
+  for (TensorView Entry::*view : {&Entry::gradient, &Entry::m, &Entry::v}) {
+    for (Entry& entry : entries_) {
+      entry.*view = {next, DType::kF32, entry.parameter->value.shape};
+      next += room(*entry.parameter);
     }
   }
 }
@@ -30,14 +32,14 @@ Optimizer::Optimizer(const Model& model, const OptimizerOptions& options)
 int64_t Optimizer::gradient_bytes(const Model& model) {
   int64_t count = 0;
   for (const Parameter& parameter : model.parameters()) {
-    count += room(parameter);
+    if (parameter.trainable) count += room(parameter);
   }
   return count * 4;
 }
 
 void Optimizer::attach(Tape& tape, bool accumulate) const {
-  for (size_t i = 0; i < gradients_.size(); ++i) {
-    tape.keep_gradient(model_.parameters()[i].value, gradients_[i], accumulate);
+  for (const Entry& entry : entries_) {
+    tape.keep_gradient(entry.parameter->value, entry.gradient, accumulate);
   }
 }
 
@@ -51,19 +53,20 @@ AdamWStep Optimizer::numbers(double learning_rate, int64_t step) const {
 }
 
 TensorView Optimizer::step(Context& ctx, Mirrored<AdamWStep> numbers) const {
-  const TensorView norm = global_norm(ctx, gradients_);
+  std::vector<TensorView> gradients;
+  for (const Entry& entry : entries_) gradients.push_back(entry.gradient);
+  const TensorView norm = global_norm(ctx, gradients);
   AdamWForward update{.tensors = {}, .step = numbers, .norm = norm};
-  for (size_t i = 0; i < gradients_.size(); ++i) {
-    const Parameter& parameter = model_.parameters()[i];
-    update.tensors.push_back({.parameter = parameter.value,
-                              .gradient = gradients_[i],
-                              .m = m_[i],
-                              .v = v_[i],
-                              .low = parameter.low,
-                              .rate_multiplier = parameter.spec.group.rate_multiplier,
-                              .weight_decay = parameter.spec.group.weight_decay
-                                                  ? static_cast<float>(options_.weight_decay)
-                                                  : 0.0f});
+  for (const Entry& entry : entries_) {
+    const OptimizerGroup& group = entry.parameter->spec.group;
+    update.tensors.push_back(
+        {.parameter = entry.parameter->value,
+         .gradient = entry.gradient,
+         .m = entry.m,
+         .v = entry.v,
+         .low = entry.parameter->low,
+         .rate_multiplier = group.rate_multiplier,
+         .weight_decay = group.weight_decay ? static_cast<float>(options_.weight_decay) : 0.0f});
   }
   adamw(ctx, update);
   return norm;

@@ -1,6 +1,7 @@
-// Gradients, moments and the update of all parameters of a model.
+// Gradients, moments and the update of the trainable parameters of a model.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "core/context.h"
@@ -17,7 +18,14 @@ struct OptimizerOptions {
 
 class Optimizer {
  public:
-  // The model must outlive this and must have been prepared for training.
+  // What belongs to one parameter: its gradient and Adam's moments, float32, in its shape.
+  struct Entry {
+    const Parameter* parameter;
+    TensorView gradient, m, v;
+  };
+
+  // The model must outlive this and must have been prepared for training. Throws Error when a
+  // trainable parameter is not float32.
   Optimizer(const Model& model, const OptimizerOptions& options);
 
   // Tells the tape where the gradients go; with `accumulate` they are added to what is there.
@@ -28,18 +36,16 @@ class Optimizer {
   // before clipping, in the context's arena.
   TensorView step(Context& ctx, Mirrored<AdamWStep> numbers) const;
 
-  TensorView gradient(size_t parameter) const { return gradients_[parameter]; }
-  TensorView m(size_t parameter) const { return m_[parameter]; }
-  TensorView v(size_t parameter) const { return v_[parameter]; }
+  // The trainable parameters in the model's order.
+  std::span<const Entry> entries() const { return entries_; }
   // Bytes of gradients and moments of a model.
   static int64_t gradient_bytes(const Model& model);
   static int64_t moment_bytes(const Model& model) { return 2 * gradient_bytes(model); }
 
  private:
-  const Model& model_;
   OptimizerOptions options_;
   Memory memory_;
-  std::vector<TensorView> gradients_, m_, v_;
+  std::vector<Entry> entries_;
 };
 
 }  // namespace rookery

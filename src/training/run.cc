@@ -320,8 +320,8 @@ RunPlan plan_run(RunOptions options, ThreadPool& pool) {
   validate(options.training);
   plan.options = options.training;
   plan.device = options.device;
-  plan.memory = plan_memory(plan.config, plan.options, pool, options.device);
   const Model model = Model::planned(plan.config);
+  plan.memory = plan_memory(model, plan.options, pool, options.device);
   plan.parameters = model.parameter_count();
   plan.flops_per_token = 3 * forward_flops_per_token(model);
   plan.program = process_memory().resident + cpu::product_scratch_bytes(pool.threads());

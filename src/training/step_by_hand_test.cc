@@ -109,10 +109,11 @@ class ByHand {
       const std::string& name = model_.parameters()[k].spec.name;
       const double multiple = rate_multiplier(name);
       const std::vector<double> p = elements(model_.parameters()[k].value);
-      compare(name + ": gradient", elements(trainer.optimizer().gradient(k)), gradients[k],
+      const Optimizer::Entry& entry = trainer.optimizer().entries()[k];
+      compare(name + ": gradient", elements(entry.gradient), gradients[k],
               1e-5 * norm / std::sqrt(gradients[k].size()));
-      compare(name + ": m", elements(trainer.optimizer().m(k)), m_[k], 1e-5 * largest(m_[k]));
-      compare(name + ": v", elements(trainer.optimizer().v(k)), v_[k], 1e-5 * largest(v_[k]));
+      compare(name + ": m", elements(entry.m), m_[k], 1e-5 * largest(m_[k]));
+      compare(name + ": v", elements(entry.v), v_[k], 1e-5 * largest(v_[k]));
       compare(name, elements(trainer.model().parameters()[k].value), p,
               2e-5 * multiple * rate + 0x1p-23 * largest(p));
     }

@@ -81,31 +81,31 @@ std::vector<TrainingBatch> batches_of_step(const Loader& loader, const TrainOpti
 namespace {
 
 // The largest number of windows of a micro-batch that needs no more than `bytes`; 0: not even one.
-int64_t batch_that_fits(const ModelConfig& config, TrainOptions options, ThreadPool& pool,
-                        Device device, int64_t bytes) {
+int64_t batch_that_fits(const Model& model, TrainOptions options, ThreadPool& pool, Device device,
+                        int64_t bytes) {
   int64_t fits = 0, above = options.batch;
   while (above - fits > 1) {
     options.batch = fits + (above - fits) / 2;
-    (plan_memory(config, options, pool, device).total() <= bytes ? fits : above) = options.batch;
+    (plan_memory(model, options, pool, device).total() <= bytes ? fits : above) = options.batch;
   }
   return fits;
 }
 
-void check_memory(const MemoryPlan& plan, const ModelConfig& config, TrainOptions options,
+void check_memory(const MemoryPlan& plan, const Model& model, TrainOptions options,
                   ThreadPool& pool, Device device) {
   const int64_t free = cuda::Device::get(device.gpu).free_memory();
   if (plan.total() <= free) return;
   const auto gigabytes = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
   std::string advice;
-  if (const int64_t batch = batch_that_fits(config, options, pool, device, free)) {
+  if (const int64_t batch = batch_that_fits(model, options, pool, device, free)) {
     advice = fmt::format("a batch of {} fits (--batch {} --accumulate {})", batch, batch,
                          (options.batch * options.accumulation + batch - 1) / batch);
   }
   if (!options.gradient_checkpointing) {
     options.gradient_checkpointing = true;
-    const bool whole = plan_memory(config, options, pool, device).total() <= free;
+    const bool whole = plan_memory(model, options, pool, device).total() <= free;
     const int64_t batch =
-        whole ? options.batch : batch_that_fits(config, options, pool, device, free);
+        whole ? options.batch : batch_that_fits(model, options, pool, device, free);
     if (batch > 0) {
       advice += fmt::format("{}with --gradient-checkpointing a batch of {} fits",
                             advice.empty() ? "" : "; ", batch);
@@ -121,10 +121,14 @@ void check_memory(const MemoryPlan& plan, const ModelConfig& config, TrainOption
 Trainer::Trainer(Model model, const TrainOptions& options, ThreadPool& pool, Device device)
     : options_(options), arena_(memory_of(device)), tape_(memory_of(device)) {
   validate(options);
-  const MemoryPlan plan = plan_memory(model.config(), options, pool, device);
+  const auto parameters = model.parameters();
+  check(std::any_of(parameters.begin(), parameters.end(),
+                    [](const Parameter& parameter) { return parameter.trainable; })) ||
+      fail("every parameter is frozen: there is nothing to train");
+  const MemoryPlan plan = plan_memory(model, options, pool, device);
   ctx_.use(device, activation_type(options, device));
   if (device == Device::kCuda) {
-    check_memory(plan, model.config(), options, pool, device);
+    check_memory(plan, model, options, pool, device);
     model = model.on_gpu(DType::kF32, device);
   }
   model_ = std::make_unique<Model>(std::move(model));
@@ -240,9 +244,9 @@ double Trainer::evaluate(std::span<const TrainingBatch> batches) {
   return targets > 0 ? sum / targets : 0;
 }
 
-MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, ThreadPool& pool,
+MemoryPlan plan_memory(const Model& of, const TrainOptions& options, ThreadPool& pool,
                        Device device) {
-  Model model = Model::planned(config);
+  Model model = of.plan();
   const bool low = options.products == DType::kBF16;
   model.prepare_training(low);
   MemoryPlan plan;
@@ -264,6 +268,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, T
   ctx.tape = &tape;
   ctx.gradient_checkpointing = options.gradient_checkpointing;
   for (const Parameter& parameter : model.parameters()) {
+    if (!parameter.trainable) continue;
     // Anywhere: the tape only has to know that this gradient has a place of its own.
     tape.keep_gradient(
         parameter.value,
@@ -272,7 +277,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, T
   Batch batch;
   fill(one_window_each(options.batch, options.context), options.context, batch);
   PlacedBatch placed;
-  placed.stage(batch, config.vocabulary, ctx);
+  placed.stage(batch, model.config().vocabulary, ctx);
   loss_of(ctx, model, placed, static_cast<float>(options.dropout), {.l2wrap = options.l2wrap});
   tape.run_backward();
   plan.activations = arena.peak();

@@ -54,7 +54,8 @@ struct StepResult {
 class Trainer {
  public:
   // Takes a float32 model in the processor's memory, and trains it on `device`. `pool` must outlive
-  // this. Throws Error when the device's memory is too small, and says what would fit.
+  // this. Throws Error when no parameter is trainable, and when the device's memory is too small;
+  // then it says what would fit.
   Trainer(Model model, const TrainOptions& options, ThreadPool& pool, Device device = Device::kCpu);
 
   // One step on this batch (its micro-batches in order): the loss is the mean over all targets that
@@ -125,7 +126,8 @@ struct MemoryPlan {
            scratch;
   }
 };
-MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, ThreadPool& pool,
+// `model` may be without numbers: its sizes count, and which parameters are trainable.
+MemoryPlan plan_memory(const Model& model, const TrainOptions& options, ThreadPool& pool,
                        Device device = Device::kCpu);
 
 }  // namespace rookery

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <set>
 
 #include "core/cpu_info.h"
 #include "io/file.h"
@@ -48,14 +49,13 @@ class TrainerTest : public ::testing::Test {
   }
   static std::vector<float> weights(const Trainer& trainer) {
     std::vector<float> all;
-    for (size_t i = 0; i < trainer.model().parameters().size(); ++i) {
-      for (const TensorView& view : {static_cast<TensorView>(trainer.model().parameters()[i].value),
-                                     trainer.optimizer().m(i), trainer.optimizer().v(i)}) {
-        const size_t before = all.size();
-        all.resize(before + view.count());
-        copy_bytes(all.data() + before, view.data, view.bytes());
-      }
-    }
+    const auto add = [&](const TensorView& view) {
+      const size_t before = all.size();
+      all.resize(before + view.count());
+      copy_bytes(all.data() + before, view.data, view.bytes());
+    };
+    for (const Parameter& parameter : trainer.model().parameters()) add(parameter.value);
+    for (const Optimizer::Entry& entry : trainer.optimizer().entries()) add(entry.m), add(entry.v);
     return all;
   }
 
@@ -505,15 +505,15 @@ TEST_F(TrainerTest, ACheckpointIsWhatItsFormatSays) {
     return std::vector<double>(values.begin(), values.end());
   };
   EXPECT_EQ(header.size(), 1 + 3 * trainer.model().parameters().size());
-  for (size_t i = 0; i < trainer.model().parameters().size(); ++i) {
-    const Parameter& p = trainer.model().parameters()[i];
-    EXPECT_EQ(tensor(p.spec.name), elements(p.value));
-    EXPECT_EQ(tensor("optimizer.m." + p.spec.name), elements(trainer.optimizer().m(i)));
-    EXPECT_EQ(tensor("optimizer.v." + p.spec.name), elements(trainer.optimizer().v(i)));
+  for (const Optimizer::Entry& entry : trainer.optimizer().entries()) {
+    const std::string& name = entry.parameter->spec.name;
+    EXPECT_EQ(tensor(name), elements(entry.parameter->value));
+    EXPECT_EQ(tensor("optimizer.m." + name), elements(entry.m));
+    EXPECT_EQ(tensor("optimizer.v." + name), elements(entry.v));
   }
   const auto about =
       nlohmann::json::parse(header.at("__metadata__").at("rookery").get<std::string>());
-  EXPECT_EQ(about.at("format"), 1);
+  EXPECT_EQ(about.at("format"), 2);
   EXPECT_EQ(about.at("generation"), "4");
   EXPECT_EQ(about.at("step"), 2);
   EXPECT_EQ(about.at("tokens_seen"), 288);
@@ -606,7 +606,7 @@ TEST_F(GpuTrainerTest, SaysWhatWouldFit) {
   options_.batch = 4096;
   const ModelConfig config = make_config("4", 12, 768, 256);
   const int64_t free = cuda::Device::get(0).free_memory();
-  if (plan_memory(config, options_, pool_, Device::kCuda).total() <= free) {
+  if (plan_memory(Model::planned(config), options_, pool_, Device::kCuda).total() <= free) {
     GTEST_SKIP() << "SKIPPED: this GPU has room for all of it";
   }
   try {
@@ -615,6 +615,111 @@ TEST_F(GpuTrainerTest, SaysWhatWouldFit) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("a batch of "), std::string::npos) << error.what();
   }
+}
+
+class FrozenTest : public TrainerTest {
+ protected:
+  static bool trainable(const ParameterSpec& spec) {
+    return !spec.name.starts_with("emb.") && !spec.name.starts_with("blocks.0.") &&
+           spec.name != "blocks.1.att.key.weight" && spec.name != "blocks.1.ffn.time_mix_k";
+  }
+  // Dense, so that a gradient in the wrong place would be seen.
+  Model make_model() {
+    return Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random"}, pool_);
+  }
+  Trainer make_frozen(Device device = Device::kCpu) {
+    Model model = make_model();
+    model.set_trainable(trainable);
+    return Trainer(std::move(model), options_, pool_, device);
+  }
+  void expect_frozen_bits(Device device) {
+    const Model before = make_model();
+    for (const bool checkpointing : {false, true}) {
+      options_.gradient_checkpointing = checkpointing;
+      options_.products = checkpointing ? DType::kBF16 : DType::kF32;
+      Trainer trainer = make_frozen(device);
+      for (int i = 0; i < 3; ++i) trainer.step(loader());
+      for (const Parameter& parameter : trainer.model().parameters()) {
+        const auto old = elements(before.parameter(parameter.spec.name).value);
+        std::vector<float> now(old.size());
+        copy_bytes(now.data(), parameter.value.data, parameter.value.bytes());
+        EXPECT_EQ(std::equal(now.begin(), now.end(), old.begin()), !trainable(parameter.spec))
+            << parameter.spec.name;
+      }
+      for (const Optimizer::Entry& entry : trainer.optimizer().entries()) {
+        EXPECT_TRUE(trainable(entry.parameter->spec)) << entry.parameter->spec.name;
+      }
+    }
+  }
+};
+
+TEST_F(FrozenTest, KeepTheirBitsWhileTheOthersMove) {
+  options_.optimizer.weight_decay = 0.1;
+  expect_frozen_bits(Device::kCpu);
+}
+
+TEST_F(FrozenTest, KeepTheirBitsOnAGpu) {
+  SKIP_WITHOUT_GPU();
+  options_.optimizer.weight_decay = 0.1;
+  expect_frozen_bits(Device::kCuda);
+}
+
+// The first step's gradients are those of a run that trains everything, to the bit.
+TEST_F(FrozenTest, DoNotChangeTheGradientsOfOthers) {
+  options_.optimizer.clip = 0;
+  Trainer some = make_frozen();
+  Trainer all(make_model(), options_, pool_);
+  some.step(loader());
+  all.step(loader());
+  size_t compared = 0;
+  for (const Optimizer::Entry& entry : all.optimizer().entries()) {
+    if (!trainable(entry.parameter->spec)) continue;
+    const Optimizer::Entry& own = some.optimizer().entries()[compared++];
+    ASSERT_EQ(own.parameter->spec.name, entry.parameter->spec.name);
+    EXPECT_EQ(elements(own.gradient), elements(entry.gradient)) << entry.parameter->spec.name;
+  }
+  EXPECT_EQ(compared, some.optimizer().entries().size());
+}
+
+// Below the lowest trainable parameter there is no backward at all.
+TEST_F(FrozenTest, SaveWorkAndMemory) {
+  Model model = make_model();
+  const MemoryPlan all = plan_memory(model, options_, pool_);
+  model.set_trainable([](const ParameterSpec& spec) { return spec.name.starts_with("ln_out"); });
+  const MemoryPlan norm_only = plan_memory(model, options_, pool_);
+  EXPECT_EQ(norm_only.gradients, 2 * 256);  // two vectors, each at a multiple of 256 bytes
+  EXPECT_EQ(norm_only.moments, 2 * norm_only.gradients);
+  EXPECT_EQ(norm_only.weights, all.weights);
+  EXPECT_LT(norm_only.activation_gradients, all.activation_gradients / 4);
+  Trainer trainer(std::move(model), options_, pool_);
+  std::vector<std::string> backward;
+  trainer.on_backward = [&](const Tape& tape) { backward = tape.backward_order(); };
+  trainer.step(loader());
+  EXPECT_EQ(backward, (std::vector<std::string>{"cross_entropy", "layer_norm"}));
+}
+
+TEST_F(FrozenTest, HaveNoMomentsInACheckpointAndStayFrozenWhenResumed) {
+  Trainer straight = make_frozen(), half = make_frozen();
+  for (int i = 0; i < 6; ++i) straight.step(loader());
+  for (int i = 0; i < 3; ++i) half.step(loader());
+  const auto path = save_checkpoint(folder_, half, {.options = options_, .step = 3});
+  const TensorSource file = open_checkpoint(path);
+  for (const Parameter& parameter : half.model().parameters()) {
+    EXPECT_NE(file.find(parameter.spec.name), nullptr);
+    for (const char* moment : {"optimizer.m.", "optimizer.v."}) {
+      EXPECT_EQ(file.find(moment + parameter.spec.name) != nullptr, trainable(parameter.spec))
+          << moment << parameter.spec.name;
+    }
+  }
+  Resumed resumed = load_checkpoint(path, pool_);
+  for (int i = 0; i < 3; ++i) resumed.trainer->step(loader());
+  EXPECT_EQ(weights(*resumed.trainer), weights(straight));
+}
+
+TEST_F(FrozenTest, AllFrozenIsRefused) {
+  Model model = make_model();
+  model.set_trainable([](const ParameterSpec&) { return false; });
+  EXPECT_THROW(Trainer(std::move(model), options_, pool_), Error);
 }
 
 TEST_F(TrainerTest, KeepsTheLastCheckpoints) {
@@ -651,6 +756,8 @@ TEST_F(TrainerTest, RefusesDamagedCheckpoints) {
   attempt(replaced("\\\"batch\\\":3", "\\\"batch\\\":4"));  // the hash notices
   attempt(replaced("\\\"context\\\":24", "\\\"context\\\":-4"));
   attempt(replaced("\\\"step\\\":1", "\\\"step\\\":x"));
+  attempt(replaced("\\\"format\\\":2", "\\\"format\\\":1"));
+  attempt(replaced("\\\"frozen\\\":[]", "\\\"frozen\\\":{}"));
   // A model without the state of training.
   save_model(folder_ / "model.safetensors", trainer.model(), {.options = options_});
   EXPECT_THROW(load_checkpoint(folder_ / "model.safetensors", pool_), Error);
@@ -674,6 +781,31 @@ TEST_F(TrainerTest, TheOrderAndTheTokenizerAreKept) {
   save_model(folder_ / "model.safetensors", trainer.model(), state);
   EXPECT_EQ(open_checkpoint(folder_ / "model.safetensors").metadata.at("tokenizer"),
             state.tokenizer_definition);
+}
+
+TEST_F(TrainerTest, TheConfigurationHashSeesEveryMember) {
+  const ModelConfig config = make_config("4", 2, 32, 256);
+  std::set<uint64_t> hashes = {configuration_hash(Model::planned(config), options_)};
+  size_t count = 1;
+  const auto differs = [&](auto change) {
+    ModelConfig changed = config;
+    change(changed);
+    EXPECT_TRUE(hashes.insert(configuration_hash(Model::planned(changed), options_)).second)
+        << "change " << count;
+    ++count;
+  };
+  differs([](ModelConfig& c) { c.layers = 3; });
+  differs([](ModelConfig& c) { c.width = 33; });
+  differs([](ModelConfig& c) { c.attention_width = 33; });
+  differs([](ModelConfig& c) { c.ffn_width = 33; });
+  differs([](ModelConfig& c) { c.vocabulary = 257; });
+  differs([](ModelConfig& c) { c.epsilons.layer_norm = 1e-6f; });
+  differs([](ModelConfig& c) { c.epsilons.group_norm = 1e-5f; });
+  Model frozen = Model::planned(config);
+  frozen.set_trainable([](const ParameterSpec& spec) { return spec.name != "emb.weight"; });
+  EXPECT_TRUE(hashes.insert(configuration_hash(frozen, options_)).second);
+  ++options_.seed;
+  EXPECT_TRUE(hashes.insert(configuration_hash(Model::planned(config), options_)).second);
 }
 
 TEST_F(TrainerTest, RefusesCheckpointsOfAnotherFormat) {

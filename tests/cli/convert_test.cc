@@ -177,7 +177,7 @@ TEST_F(Convert, GenerationsWithoutATableKeepNamesAndShapes) {
   const auto five = golden_folder() / "tiny-rwkv-5v2-730K-FP32.bin";
   expect_converts({five.string(), path("five.safetensors")});
   expect_same_tensors(five, path("five.safetensors"));
-  EXPECT_EQ(open_checkpoint(path("five.safetensors")).group_norm_epsilon, 1e-5f);
+  EXPECT_EQ(open_checkpoint(path("five.safetensors")).epsilons.group_norm, 1e-5f);
   expect_refused({"convert", five.string(), path("five.pth")}, 1, "which a .pth cannot say");
 }
 

@@ -231,7 +231,7 @@ StateItems items_of(const State& state, int64_t slot) {
   StateItems items;
   for (const StateItem& item : state.layout().items) {
     const auto begin = all.begin() + item.offset;
-    items[item.name] = {begin, begin + item.width};
+    items[item.name] = {begin, begin + item.width()};
   }
   for (int64_t l = 0; items.contains(fmt::format("blocks.{}.att.p", l)); ++l) {
     const std::string block = fmt::format("blocks.{}.att.", l);
@@ -424,12 +424,11 @@ void compare_training(const Golden& golden, Device device, DType products,
     const double loss = golden.numbers.at("loss")[0];
     errors.add("loss", {result.loss}, {loss},
                rounds ? kRoundings * golden.numbers.at("rounding.logits")[0] : kForwardLimit);
-    const auto parameters = trainer.model().parameters();
-    for (size_t i = 0; i < parameters.size(); ++i) {
-      const std::string name = "gradient." + parameters[i].spec.name;
+    for (const Optimizer::Entry& entry : trainer.optimizer().entries()) {
+      const std::string name = "gradient." + entry.parameter->spec.name;
       const double limit =
           rounds ? kRoundings * golden.numbers.at("rounding." + name)[0] : kGradientLimit;
-      errors.add(name, elements(trainer.optimizer().gradient(i)), golden.numbers.at(name), limit);
+      errors.add(name, elements(entry.gradient), golden.numbers.at(name), limit);
     }
   }
 }
@@ -672,13 +671,13 @@ void compare_training_run(const fs::path& json_path, const Json& json, Device de
                  2e-2);
     if (step > 0) continue;
     // The gradients stay as they were before clipping: the optimizer scales while it reads.
-    const auto parameters = trainer.model().parameters();
+    const auto entries = trainer.optimizer().entries();
     for (const auto& [name, expected] : json.at("first_gradient_norms").items()) {
-      const auto found = std::find_if(parameters.begin(), parameters.end(),
-                                      [&](const Parameter& p) { return p.spec.name == name; });
-      check(found != parameters.end()) || fail("the model has no '{}'", name);
-      expect_close("first gradient norm of " + name,
-                   norm(elements(trainer.optimizer().gradient(found - parameters.begin()))),
+      const auto found = std::find_if(
+          entries.begin(), entries.end(),
+          [&](const Optimizer::Entry& entry) { return entry.parameter->spec.name == name; });
+      check(found != entries.end()) || fail("the model has no '{}'", name);
+      expect_close("first gradient norm of " + name, norm(elements(found->gradient)),
                    expected.get<double>(), 1e-3, 1e-3 * norms[0]);
     }
   }

@@ -34,10 +34,10 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "core/random.h"
+#include "core/timing.h"
 #include "ops/linear/linear.h"
 #include "ops/linear/product_cpu.h"
 
@@ -45,11 +45,6 @@ namespace rookery {
 HWY_EXPORT(sum_streams);
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Elements of a piece that one task reads: long streams, and a late thread costs one piece only.
 // Not a power of two: streams that far apart would fall into the same sets of the caches.
@@ -69,8 +64,8 @@ const Memory& warm_memory(int64_t bytes) {
 // Seconds of `work` on the GPU, which only asks for it: the median of five after one that is not
 // counted.
 template <class Work>
-double device_seconds(Work work) {
-  cuda::Timer timer;
+double device_seconds(const cuda::Stream& stream, Work work) {
+  cuda::Timer timer(stream);
   std::vector<double> seconds;
   for (int i = 0; i < 6; ++i) {
     timer.start();
@@ -81,11 +76,11 @@ double device_seconds(Work work) {
   return median(seconds);
 }
 
-double device_product_rate(ThreadPool& pool, DType dtype, int repeats) {
-  constexpr int64_t kSize = 8192;
-  Arena arena(MemoryKind::kDevice);
+double device_product_rate(ThreadPool& pool, DType dtype, int repeats, Device device) {
+  constexpr int64_t kSize = product_size(Device::kCuda);
+  Arena arena(memory_of(device));
   Context ctx;
-  ctx.use(Device::kCuda, dtype);
+  ctx.use(device, dtype);
   ctx.pool = &pool;
   ctx.arena = &arena;
   const Tensor x = ctx.make({kSize, kSize}), weight = ctx.make({kSize, kSize});
@@ -93,9 +88,9 @@ double device_product_rate(ThreadPool& pool, DType dtype, int repeats) {
   std::vector<uint16_t> numbers(kSize * kSize * size_of(dtype) / 2);
   Random random(5);
   for (uint16_t& bits : numbers) bits = to_bfloat16(random.uniform() - 0.5f).bits;
-  cuda::copy(x.data, numbers.data(), x.bytes());
-  cuda::copy(weight.data, numbers.data(), x.bytes());
-  cuda::Timer timer;
+  copy_bytes(x.data, numbers.data(), x.bytes());
+  copy_bytes(weight.data, numbers.data(), x.bytes());
+  cuda::Timer timer(*ctx.stream);
   std::vector<double> rates;
   for (int i = 0; i <= repeats; ++i) {
     const ArenaScope scope(arena);
@@ -111,44 +106,46 @@ double device_product_rate(ThreadPool& pool, DType dtype, int repeats) {
 
 double measure_read_rate(ThreadPool& pool, int64_t bytes, Device device) {
   if (device == Device::kCuda) {
-    const Memory memory(bytes, MemoryKind::kDevice);
+    const Memory memory(bytes, memory_of(device));
+    const cuda::Stream stream(cuda::Device::get(device.gpu));
     return static_cast<double>(bytes) /
-           device_seconds([&] { cuda::read_in_order(memory.data(), bytes); });
+           device_seconds(stream, [&] { stream.read(memory.data(), bytes); });
   }
   const int64_t pieces = std::max<int64_t>(bytes / (4 * kPiece), 1);
   const auto* data = static_cast<const float*>(warm_memory(pieces * kPiece * 4).data());
   std::vector<float> sums(pieces);
-  const auto start = Clock::now();
+  const Stopwatch watch;
   pool.run(pieces, [&](int64_t i, int) {
     sums[i] = HWY_DYNAMIC_DISPATCH(sum_streams)(data + i * kPiece, kPiece);
   });
-  const double seconds = seconds_since(start);
+  const double seconds = watch.seconds();
   // Uses the sums, so that the reading is not left out.
-  for (const float sum : sums) check(!std::isnan(sum), "memory changed while it was read");
+  for (const float sum : sums) check(!std::isnan(sum)) || fail("memory changed while it was read");
   return static_cast<double>(pieces * kPiece * 4) / seconds;
 }
 
 double measure_copy_rate(ThreadPool& pool, int64_t bytes, Device device) {
   if (device == Device::kCuda) {
     const int64_t half = bytes / 2;
-    const Memory from(half, MemoryKind::kDevice), to(half, MemoryKind::kDevice);
+    const Memory from(half, memory_of(device)), to(half, memory_of(device));
+    const cuda::Stream stream(cuda::Device::get(device.gpu));
     return static_cast<double>(2 * half) /
-           device_seconds([&] { cuda::copy_in_order(to.data(), from.data(), half); });
+           device_seconds(stream, [&] { stream.copy(to.data(), from.data(), half); });
   }
   const int64_t pieces = std::max<int64_t>(bytes / (8 * kPiece), 1);
   auto* data = static_cast<float*>(warm_memory(2 * pieces * kPiece * 4).data());
-  const auto start = Clock::now();
+  const Stopwatch watch;
   pool.run(pieces, [&](int64_t i, int) {
     std::memcpy(data + (pieces + i) * kPiece, data + i * kPiece, kPiece * 4);
   });
-  return static_cast<double>(2 * pieces * kPiece * 4) / seconds_since(start);
+  return static_cast<double>(2 * pieces * kPiece * 4) / watch.seconds();
 }
 
 double measure_product_rate(ThreadPool& pool, DType dtype, int repeats, Device device) {
-  check(dtype == DType::kF32 || dtype == DType::kBF16,
-        "the product rate is measured for f32 and bf16");
-  if (device == Device::kCuda) return device_product_rate(pool, dtype, repeats);
-  constexpr int64_t kSize = 2048;
+  check(dtype == DType::kF32 || dtype == DType::kBF16) ||
+      fail("the product rate is measured for f32 and bf16");
+  if (device == Device::kCuda) return device_product_rate(pool, dtype, repeats, device);
+  constexpr int64_t kSize = product_size(Device::kCpu);
   const int64_t bytes = kSize * kSize * size_of(dtype);
   // Not kept: a training run measures once, before its own memory is in use.
   const Memory a(bytes), b(bytes), c(kSize * kSize * 4);
@@ -158,7 +155,7 @@ double measure_product_rate(ThreadPool& pool, DType dtype, int repeats, Device d
   ctx.pool = &pool;
   std::vector<double> rates;
   for (int i = 0; i <= repeats; ++i) {
-    const auto start = Clock::now();
+    const Stopwatch watch;
     cpu::product({.m = kSize,
                   .n = kSize,
                   .k = kSize,
@@ -168,15 +165,22 @@ double measure_product_rate(ThreadPool& pool, DType dtype, int repeats, Device d
                   .c_stride = kSize},
                  ctx);
     // The first one touches the memory and compiles the library's kernel.
-    if (i > 0) rates.push_back(2.0 * kSize * kSize * kSize / seconds_since(start));
+    if (i > 0) rates.push_back(2.0 * kSize * kSize * kSize / watch.seconds());
   }
   return median(rates);
 }
 
-double median(std::vector<double> values) {
-  check(!values.empty(), "the median of nothing");
-  std::sort(values.begin(), values.end());
-  return values[(values.size() - 1) / 2];
+MachineLimits measure_limits(ThreadPool& pool, int64_t bandwidth_bytes, int64_t rounds,
+                             Device device) {
+  std::vector<double> read, copy, f32, bf16;
+  measure_copy_rate(pool, bandwidth_bytes, device);  // touches the memory
+  for (int64_t i = 0; i < 2 * rounds + 1; ++i) {
+    read.push_back(measure_read_rate(pool, bandwidth_bytes, device));
+    copy.push_back(measure_copy_rate(pool, bandwidth_bytes, device));
+    f32.push_back(measure_product_rate(pool, DType::kF32, 3, device));
+    bf16.push_back(measure_product_rate(pool, DType::kBF16, 3, device));
+  }
+  return {median(read), median(copy), median(f32), median(bf16), 2 * rounds + 1};
 }
 
 }  // namespace rookery

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "core/convert.h"
+
 namespace rookery {
 namespace {
 
@@ -65,41 +67,37 @@ std::vector<double> elements(const StateView& view) {
   return values;
 }
 
-double compare_elements(const std::string& what, const std::vector<double>& actual,
-                        const std::vector<double>& expected, double tolerance) {
-  check(actual.size() == expected.size(), "{}: {} numbers, expected {}", what, actual.size(),
-        expected.size());
-  double worst = 0;
-  for (size_t i = 0; i < actual.size(); ++i) {
-    const double difference = std::abs(actual[i] - expected[i]);
-    const bool same_infinity = std::isinf(expected[i]) && actual[i] == expected[i];
-    check(same_infinity || difference <= tolerance,  // written so that NaN fails
-          "{}: element {} of {} is {:.9g}, expected {:.9g}; the difference {:.3g} is more than "
-          "rounding "
-          "explains ({:.3g})",
-          what, i, actual.size(), actual[i], expected[i], difference, tolerance);
-    if (!same_infinity) worst = std::max(worst, difference / tolerance);
+void write_elements(const std::vector<double>& values, const TensorView& view) {
+  std::vector<std::byte> narrow(view.bytes());
+  convert({const_cast<double*>(values.data()), DType::kF64, view.shape},
+          {narrow.data(), view.dtype, view.shape});
+  copy_bytes(view.data, narrow.data(), view.bytes());
+}
+
+void write_elements(const std::vector<double>& values, const StateView& view) {
+  for (int64_t s = 0; s < view.slots; ++s) {
+    const auto begin = values.begin() + s * view.width;
+    write_elements({begin, begin + view.width},
+                   TensorView{static_cast<char*>(view.data) + s * view.stride * size_of(view.dtype),
+                              view.dtype,
+                              {view.width}});
   }
-  return worst;
 }
 
-double rounding_tolerance(double epsilon, double terms, double scale) {
-  // The floor lets a tensor of exact zeros meet one of denormal dust.
-  return 8 * epsilon * std::sqrt(std::max(terms, 1.0)) * scale + 1e-30;
-}
-
-double largest(const std::vector<double>& values) {
-  double result = 0;
-  for (const double value : values) {
-    if (!std::isinf(value)) result = std::max(result, std::abs(value));
+void note(Checker& checker, const std::string& op, const std::string& what,
+          const Comparison& comparison) {
+  Checker::Operator& entry = checker.operators[op];
+  if (comparison.refused) {
+    check(!checker.strict) || fail(
+                                  "{}: rounding may move its elements by {:.3g} times their root "
+                                  "mean square: nothing could be learned from comparing them",
+                                  what, comparison.looseness);
+    ++entry.refused;
+    return;
   }
-  return result;
-}
-
-double norm(const std::vector<double>& values) {
-  double sum = 0;
-  for (const double value : values) sum += value * value;
-  return std::sqrt(sum);
+  ++entry.compared;
+  entry.worst = std::max(entry.worst, comparison.worst);
+  entry.looseness = std::max(entry.looseness, comparison.looseness);
 }
 
 }  // namespace rookery

@@ -9,9 +9,11 @@
 #include <deque>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "checking/tolerance.h"
 #include "core/context.h"
 #include "core/random.h"
 
@@ -22,17 +24,9 @@ double element(const TensorView& view, int64_t i);
 // All elements of a dense tensor or of a state (slot by slot).
 std::vector<double> elements(const TensorView& view);
 std::vector<double> elements(const StateView& view);
-
-// Throws Error unless every |actual - expected| <= tolerance; NaN is a difference. Returns the
-// largest difference as a share of the tolerance.
-double compare_elements(const std::string& what, const std::vector<double>& actual,
-                        const std::vector<double>& expected, double tolerance);
-
-// What rounding may do to a result: a few units in the last place for each of `terms` independent
-// errors, at the scale of the tensor's largest number.
-double rounding_tolerance(double epsilon, double terms, double scale);
-double largest(const std::vector<double>& values);
-double norm(const std::vector<double>& values);
+// The other direction, rounding to the view's type.
+void write_elements(const std::vector<double>& values, const TensorView& view);
+void write_elements(const std::vector<double>& values, const StateView& view);
 
 // What a visitor ignores unless it says otherwise: values that the forward keeps for the backward,
 // and small data that is never differentiated.
@@ -55,12 +49,10 @@ class Shadow : public VisitorDefaults {
   std::map<std::string, TensorView> inputs, outputs;  // outputs include what is updated in place
   std::map<std::string, TensorView> in_places;
   std::map<std::string, StateView> states_in, states_out;
-  double epsilon = epsilon_of(DType::kF32);  // the coarsest type among the inputs
 
   // Visitor.
   void input(const char* name, TensorView& view) {
     if (!view) return;
-    if (size_of(view.dtype) < 4) epsilon = std::max(epsilon, epsilon_of(view.dtype));
     copy(view);
     inputs[name] = view;
   }
@@ -157,12 +149,51 @@ void report_difference(Checker& checker, const std::string& op, const Shadow<Arg
   checker.on_difference(op, inputs);
 }
 
-// What a rounding error of the tensor `name` is measured against besides its own largest number: an
-// argument struct may say so with `double magnitude(std::string_view) const`.
+// What the argument struct of a call says of the rounding behind its tensor `name`:
+//   double terms() const;                            length of the longest sum (a backward struct
+//                                                    without it has its forward's)
+//   double exponent(std::string_view name) const;    see Rounding; without: 1
+//   double units(std::string_view name) const;       roundings of the whole element; without: 1
+//   double roundings(std::string_view name) const;   intermediate roundings to bfloat16; without: 0
+//   double magnitude(std::string_view name) const;   see Rounding; without: 0
 template <class Args>
-double magnitude_of(const Args& args, const std::string& name) {
-  if constexpr (requires { args.magnitude(name); }) return args.magnitude(name);
-  return 0;
+Rounding rounding_of(const Args& args, const std::string& name, DType dtype) {
+  Rounding rounding{.dtype = dtype};
+  if constexpr (requires { args.terms(); }) {
+    rounding.terms = args.terms();
+  } else {
+    rounding.terms = args.forward.terms();
+  }
+  if constexpr (requires { args.exponent(name); }) rounding.exponent = args.exponent(name);
+  if constexpr (requires { args.units(name); }) rounding.units = args.units(name);
+  if constexpr (requires { args.roundings(name); }) rounding.roundings = args.roundings(name);
+  if constexpr (requires { args.magnitude(name); }) rounding.magnitude = args.magnitude(name);
+  return rounding;
+}
+
+// States by name, as comparisons see them. An argument struct whose states have a gauge brings the
+// actual ones into that of the expected ones: static void in_one_gauge(States& actual, States&
+// expected).
+using States = std::map<std::string, std::vector<double>>;
+
+// Keeps what a comparison found. A comparison that was refused is an error where the checker says
+// so.
+void note(Checker& checker, const std::string& op, const std::string& what,
+          const Comparison& comparison);
+
+template <class Args>
+void compare_states(Checker& checker, const std::string& op, const Args& args, States actual,
+                    States expected) {
+  if constexpr (requires { args.in_one_gauge(actual, expected); }) {
+    args.in_one_gauge(actual, expected);
+  } else if constexpr (requires { args.forward.in_one_gauge(actual, expected); }) {
+    args.forward.in_one_gauge(actual, expected);
+  }
+  for (const auto& [name, values] : actual) {
+    const std::string what = op + ": state " + name;
+    note(checker, op, what,
+         compare_rounded(what, values, expected.at(name), rounding_of(args, name, DType::kF32)));
+  }
 }
 
 // Construct before the device runs (an operator may update in place), compare after.
@@ -176,20 +207,19 @@ class CheckedForward {
     ref(shadow_.args);
     NamedViews views;
     args.visit(views);
-    double& worst = checker.worst[op];
     try {
       for (const NamedTensor& actual : views.outputs) {
-        const double epsilon = std::max(
-            shadow_.epsilon, size_of(actual.view.dtype) < 4 ? epsilon_of(actual.view.dtype) : 0.0);
-        worst = std::max(worst, compare_one(op + ": " + actual.name, elements(actual.view),
-                                            elements(shadow_.outputs.at(actual.name)), epsilon,
-                                            args.terms(), magnitude_of(args, actual.name)));
+        const std::string what = op + ": " + actual.name;
+        note(checker, op, what,
+             compare_rounded(what, elements(actual.view), elements(shadow_.outputs.at(actual.name)),
+                             rounding_of(args, actual.name, actual.view.dtype)));
       }
-      for (const auto& [name, actual] : views.states_out) {
-        worst = std::max(worst, compare_one(op + ": state " + name, elements(actual),
-                                            elements(shadow_.states_out.at(name)), shadow_.epsilon,
-                                            args.terms(), 0));
+      States actual, expected;
+      for (const auto& [name, view] : views.states_out) {
+        actual[name] = elements(view);
+        expected[name] = elements(shadow_.states_out.at(name));
       }
+      compare_states(checker, op, args, std::move(actual), std::move(expected));
     } catch (const Error&) {
       report_difference(checker, op, before_);
       throw;
@@ -197,52 +227,56 @@ class CheckedForward {
     ++checker.checked;
   }
 
- private:
-  static double compare_one(const std::string& what, const std::vector<double>& actual,
-                            const std::vector<double>& expected, double epsilon, double terms,
-                            double magnitude) {
-    return compare_elements(
-        what, actual, expected,
-        rounding_tolerance(epsilon, terms, std::max(largest(expected), magnitude)));
+  // Checker::substitute.
+  void substitute(Args args, void (*ref)(const Args&)) {
+    ref(shadow_.args);
+    NamedViews views;
+    args.visit(views);
+    for (const NamedTensor& output : views.outputs) {
+      write_elements(elements(shadow_.outputs.at(output.name)), output.view);
+    }
+    for (const auto& [name, out] : views.states_out) {
+      write_elements(elements(shadow_.states_out.at(name)), out);
+    }
   }
+
+ private:
   Shadow<Args> before_, shadow_;
 };
 
+// A gradient is compared after it was added to what was there.
 template <class Args, class Forward>
 class CheckedBackward {
  public:
   explicit CheckedBackward(Args args)
       : original_(args.forward, DType::kF64), shadow_(args.forward, DType::kC128) {
     args.visit(gradients_);
-    // A gradient that is added to: remember what was there.
     for (const auto& [name, view] : gradients_.gradients) {
       before_[name] = view.accumulate ? elements(view) : std::vector<double>(view.count(), 0.0);
     }
+    for (const auto& [name, view] : gradients_.state_gradients) {
+      before_["state " + name].assign(view.slots * view.width, 0.0);
+    }
   }
 
-  // Every scalar (a test of a small case), or one random direction per tensor.
+  // Every scalar (a test of a small case); or along a few random directions of each tensor, and a
+  // few of its elements.
   void compare(Checker& checker, const std::string& op, const Args& args,
                void (*ref)(const Forward&), bool every_scalar = false) {
-    double& worst = checker.worst[op];
     Random random(checker.seed, checker.checked);
-    // Added to what was there, a gradient also carries that sum's rounding.
-    double global = 0;
-    std::map<std::string, std::vector<double>> actual;
-    for (const auto& [name, view] : gradients_.gradients) {
-      std::vector<double> values = elements(view);
-      for (size_t i = 0; i < values.size(); ++i) values[i] -= before_[name][i];
-      global = std::hypot(global, norm(values));
-      actual[name] = std::move(values);
-    }
-    for (const auto& [name, view] : gradients_.state_gradients) {
-      actual["state " + name] = elements(view);
-      global = std::hypot(global, norm(actual["state " + name]));
-    }
     try {
-      for (const auto& [name, values] : actual) {
-        const double scale = std::max({norm(values), 1e-3 * global, 1e-3 * norm(before_[name])});
-        worst = std::max(worst, compare_one(op + ": gradient of " + name, name, values, scale,
-                                            args.forward.terms(), ref, every_scalar, random));
+      const auto compare_one = [&](const std::string& name, const std::vector<double>& actual,
+                                   const Rounding& rounding) {
+        const std::string what = op + ": gradient of " + name;
+        note(checker, op, what,
+             every_scalar ? compare_rounded(what, actual, every_element(name, ref), rounding)
+                          : compare_directions(what, name, actual, rounding, ref, random));
+      };
+      for (const auto& [name, view] : gradients_.gradients) {
+        compare_one(name, elements(view), rounding_of(args, name, view.dtype));
+      }
+      for (const auto& [name, view] : gradients_.state_gradients) {
+        compare_one("state " + name, elements(view), rounding_of(args, name, view.dtype));
       }
     } catch (const Error&) {
       report_difference(checker, op, original_);
@@ -254,6 +288,14 @@ class CheckedBackward {
  private:
   using Complex = std::complex<double>;
   static constexpr double kStep = 1e-100;
+  static constexpr int kDirections = 4;
+
+  // The input whose gradient has this name, in the shadow.
+  Complex* input(const std::string& name) {
+    return name.starts_with("state ")
+               ? shadow_.states_in.at(name.substr(6)).template slot<Complex>(0)
+               : shadow_.inputs.at(name).template as<Complex>();
+  }
 
   // d<dy, y> along the perturbation now in the shadow's inputs.
   double derivative(void (*ref)(const Forward&)) {
@@ -261,7 +303,8 @@ class CheckedBackward {
     double sum = 0;
     for (const auto& [name, dy] : gradients_.upstreams) {
       const Complex* y = shadow_.outputs.at(name).template as<Complex>();
-      for (int64_t i = 0; i < dy.count(); ++i) sum += element(dy, i) * (y[i].imag() / kStep);
+      const std::vector<double> upstream = elements(dy);
+      for (size_t i = 0; i < upstream.size(); ++i) sum += upstream[i] * (y[i].imag() / kStep);
     }
     for (const auto& [name, dy] : gradients_.state_upstreams) {
       const std::vector<double> upstream = elements(dy);
@@ -272,32 +315,58 @@ class CheckedBackward {
     return sum;
   }
 
-  double compare_one(const std::string& what, const std::string& name,
-                     const std::vector<double>& actual, double scale, double terms,
-                     void (*ref)(const Forward&), bool every_scalar, Random& random) {
-    Complex* x = name.starts_with("state ")
-                     ? shadow_.states_in.at(name.substr(6)).template slot<Complex>(0)
-                     : shadow_.inputs.at(name).template as<Complex>();
+  // The expected value of one element, what was there included.
+  double element_of(const std::string& name, int64_t i, void (*ref)(const Forward&)) {
+    Complex& x = input(name)[i];
+    x.imag(kStep);
+    const double result = before_.at(name)[i] + derivative(ref);
+    x.imag(0);
+    return result;
+  }
+  std::vector<double> every_element(const std::string& name, void (*ref)(const Forward&)) {
+    std::vector<double> expected(before_.at(name).size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      expected[i] = element_of(name, static_cast<int64_t>(i), ref);
+    }
+    return expected;
+  }
+
+  // Sums of the elements with random signs: an error of the tensor's is one of nearly all of them.
+  // And two elements, the actual gradient's largest and one taken at random. Together they also
+  // tell the expected tensor's scale.
+  Comparison compare_directions(const std::string& what, const std::string& name,
+                                const std::vector<double>& actual, const Rounding& rounding,
+                                void (*ref)(const Forward&), Random& random) {
     const auto count = static_cast<int64_t>(actual.size());
-    const double tolerance = rounding_tolerance(shadow_.epsilon, terms, scale);
-    if (every_scalar) {
-      std::vector<double> expected(count);
+    if (count == 0) return {};
+    Complex* x = input(name);
+    std::vector<double> sums, expected_sums;
+    double squares = 0;
+    for (int direction = 0; direction < kDirections; ++direction) {
+      double sum = 0, before = 0;
       for (int64_t i = 0; i < count; ++i) {
-        x[i].imag(kStep);
-        expected[i] = derivative(ref);
-        x[i].imag(0);
+        const double sign = random.next_u32() & 1 ? 1.0 : -1.0;
+        x[i].imag(sign * kStep);
+        sum += actual[i] * sign;
+        before += before_.at(name)[i] * sign;
       }
-      return compare_elements(what, actual, expected, tolerance);
+      sums.push_back(sum);
+      expected_sums.push_back(before + derivative(ref));
+      squares += expected_sums.back() * expected_sums.back();
     }
-    double along = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const double direction = random.next_u32() & 1 ? 1.0 : -1.0;
-      x[i].imag(direction * kStep);
-      along += actual[i] * direction;
-    }
-    const double expected = derivative(ref);
     for (int64_t i = 0; i < count; ++i) x[i].imag(0);
-    return compare_elements(what + " (random direction)", {along}, {expected}, 4 * tolerance);
+
+    int64_t largest_at = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      if (!(std::abs(actual[i]) <= std::abs(actual[largest_at]))) largest_at = i;  // NaN, too
+    }
+    const int64_t random_at = static_cast<int64_t>(random.below(static_cast<uint64_t>(count)));
+    const std::vector<double> few = {actual[largest_at], actual[random_at]};
+    const std::vector<double> expected_few = {element_of(name, largest_at, ref),
+                                              element_of(name, random_at, ref)};
+    const double rms = std::sqrt(squares / kDirections / static_cast<double>(count));
+    const Scale scale{.largest = std::max(rms, largest(expected_few)), .rms = rms};
+    return compare_scaled(what, few, expected_few, sums, expected_sums, rounding, scale, count);
   }
 
   Shadow<Forward> original_, shadow_;

@@ -17,7 +17,7 @@ class TemporaryFolder {
  public:
   TemporaryFolder() {
     std::string pattern = (std::filesystem::temp_directory_path() / "rookery-test-XXXXXX").string();
-    check(::mkdtemp(pattern.data()) != nullptr, "cannot make a folder like {}", pattern);
+    check(::mkdtemp(pattern.data()) != nullptr) || fail("cannot make a folder like {}", pattern);
     path_ = pattern;
   }
   ~TemporaryFolder() {

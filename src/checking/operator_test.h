@@ -103,23 +103,21 @@ class InFloat32 : public VisitorDefaults {
   }
   Args args;
 
-  // Compares what the original's kernel wrote with what was written here, element by element:
-  // sums may differ as in float32, and a result is rounded once to its own type. A sum may cancel,
-  // so that rounding is measured against the largest number of the call. Throws Error.
-  void compare(const std::string& op, double terms) const {
-    double scale = 0;
-    for (const Written<TensorView>& w : tensors_)
-      scale = std::max(scale, largest(elements(w.here)));
-    for (const Written<StateView>& w : states_) scale = std::max(scale, largest(elements(w.here)));
-    const double rounding = rounding_tolerance(epsilon_of(DType::kF32), terms, scale);
+  // Compares what the original's kernel wrote with what was written here, element by element, by
+  // the rule for a kernel beside its definition. Throws Error.
+  void compare(Checker& checker, const std::string& op, const Args& original) const {
     for (const Written<TensorView>& w : tensors_) {
-      const DType dtype = w.original.dtype;
-      compare(op + ": " + w.name, elements(w.original), elements(w.here), rounding,
-              size_of(dtype) < 4 ? epsilon_of(dtype) / 2 : 0);
+      const std::string what = op + ": " + w.name;
+      note(checker, op, what,
+           compare_rounded(what, elements(w.original), elements(w.here),
+                           rounding_of(original, w.name, w.original.dtype)));
     }
+    States actual, expected;
     for (const Written<StateView>& w : states_) {
-      compare(op + ": state " + w.name, elements(w.original), elements(w.here), rounding, 0);
+      actual[w.name] = elements(w.original);
+      expected[w.name] = elements(w.here);
     }
+    compare_states(checker, op, original, std::move(actual), std::move(expected));
   }
   // All that the original's kernel wrote.
   std::vector<std::vector<double>> written() const {
@@ -141,7 +139,9 @@ class InFloat32 : public VisitorDefaults {
     copy_written(name, out);
   }
   void state_upstream(const char*, StateView& view) { copy(view); }
-  void state_gradient(const char* name, StateView& view) { copy_written(name, view); }
+  void state_gradient(const char* name, StateView& view) {
+    copy_written(std::string("state ") + name, view);
+  }
 
  private:
   template <class View>
@@ -149,15 +149,6 @@ class InFloat32 : public VisitorDefaults {
     std::string name;
     View original, here;
   };
-  static void compare(const std::string& what, const std::vector<double>& actual,
-                      const std::vector<double>& expected, double rounding, double relative) {
-    for (size_t i = 0; i < expected.size(); ++i) {
-      const double tolerance = rounding + relative * std::abs(expected[i]);
-      check(std::abs(actual[i] - expected[i]) <= tolerance,  // written so that NaN fails
-            "{}: element {} of {} is {:.9g}, the CPU has {:.9g}; more than {:.3g} apart", what, i,
-            expected.size(), actual[i], expected[i], tolerance);
-    }
-  }
   // One place for one memory.
   void* own(void* original, const std::vector<double>& values) {
     for (auto& [from, place] : places_) {
@@ -182,13 +173,13 @@ class InFloat32 : public VisitorDefaults {
     const int64_t span = (view.slots - 1) * view.stride + view.width;
     view.data = own(view.data, elements(TensorView{view.data, view.dtype, {span}}));
   }
-  void copy_written(const char* name, TensorView& view) {
+  void copy_written(const std::string& name, TensorView& view) {
     if (!view) return;
     const TensorView original = view;
     copy(view);
     tensors_.push_back({name, original, view});
   }
-  void copy_written(const char* name, StateView& view) {
+  void copy_written(const std::string& name, StateView& view) {
     if (!view) return;
     const StateView original = view;
     copy(view);
@@ -205,6 +196,7 @@ class OperatorTest : public ::testing::Test {
   OperatorTest() {
     ctx.pool = &pool;
     ctx.arena = &arena;
+    checker.strict = true;
   }
   ~OperatorTest() override { hwy::SetSupportedTargetsForTest(0); }
 
@@ -224,17 +216,40 @@ class OperatorTest : public ::testing::Test {
   TensorView random(const Shape& shape, double scale = 1, double offset = 0,
                     DType dtype = DType::kF32) {
     Random numbers(17, ++seed_);
+    return filled(shape, dtype, [&](int64_t) { return numbers.normal() * scale + offset; });
+  }
+  // Whole numbers from -most to most: their sums and products are exact, in any order.
+  TensorView whole_numbers(const Shape& shape, int most, DType dtype = DType::kF32) {
+    Random numbers(23, ++seed_);
+    return filled(shape, dtype, [&](int64_t) {
+      return static_cast<double>(numbers.below(2 * static_cast<uint64_t>(most) + 1)) - most;
+    });
+  }
+  template <class Number>
+  TensorView filled(const Shape& shape, DType dtype, Number number) {
     const int64_t shift = aligned ? 0 : seed_ % 2;
     TensorView view{static_cast<char*>(arena.allocate((shape.count() + shift) * size_of(dtype))) +
                         shift * size_of(dtype),
                     dtype, shape};
-    for (int64_t i = 0; i < view.count(); ++i) {
-      const auto x = static_cast<float>(numbers.normal() * scale + offset);
-      if (dtype == DType::kF32) view.as<float>()[i] = x;
-      if (dtype == DType::kBF16) view.as<BFloat16>()[i] = to_bfloat16(x);
-      if (dtype == DType::kF16) view.as<Float16>()[i] = to_float16(x);
-    }
+    std::vector<double> values(view.count());
+    for (int64_t i = 0; i < view.count(); ++i) values[i] = number(i);
+    write(view, values);
     return view;
+  }
+  // Rounds the numbers to the view's type.
+  static void write(const TensorView& view, const std::vector<double>& values) {
+    for (int64_t i = 0; i < view.count(); ++i) {
+      const auto value = static_cast<float>(values[i]);
+      if (view.dtype == DType::kF32) view.as<float>()[i] = value;
+      if (view.dtype == DType::kBF16) view.as<BFloat16>()[i] = to_bfloat16(value);
+      if (view.dtype == DType::kF16) view.as<Float16>()[i] = to_float16(value);
+    }
+  }
+  static double rounded(double x, DType dtype) {
+    const auto value = static_cast<float>(x);
+    if (dtype == DType::kBF16) return to_float(to_bfloat16(value));
+    if (dtype == DType::kF16) return to_float(to_float16(value));
+    return value;
   }
   TensorView make(const Shape& shape, DType dtype = DType::kF32) {
     return arena.make(shape, dtype);
@@ -278,7 +293,7 @@ class OperatorTest : public ::testing::Test {
       CheckedForward<Args> checked(args);
       OnDevice<Args> there(args);
       kernel(there.args, device_context());
-      cuda::synchronize();
+      device_context().wait();
       there.fetch();
       checked.compare(checker, op, args, ref);
     } catch (const Error& error) {
@@ -296,7 +311,7 @@ class OperatorTest : public ::testing::Test {
       OnDevice<Args> there(args);
       forward(there.args.forward, device_context());  // for what it keeps
       kernel(there.args, device_context());
-      cuda::synchronize();
+      device_context().wait();
       there.fetch();
       checked.compare(checker, op, args, ref, every_scalar);
     } catch (const Error& error) {
@@ -307,7 +322,7 @@ class OperatorTest : public ::testing::Test {
   // The kernel of the GPU against that of the CPU in float32, and against itself: two runs have
   // equal bits.
   template <class Args>
-  void expect_cuda_like_cpu(const char* op, const Args& args, double terms,
+  void expect_cuda_like_cpu(const char* op, const Args& args,
                             const std::function<void(const Args&)>& cpu,
                             const std::function<void(const Args&)>& cuda) {
     SCOPED_TRACE("cuda");
@@ -317,11 +332,11 @@ class OperatorTest : public ::testing::Test {
       OnDevice<Args> there(args), again(args);
       cuda(there.args);
       cuda(again.args);
-      cuda::synchronize();
+      device_context().wait();
       again.fetch();
       const auto first = here.written();
       there.fetch();
-      here.compare(op, terms);
+      here.compare(checker, op, args);
       EXPECT_EQ(first, here.written()) << "another run has other bits";
     } catch (const Error& error) {
       ADD_FAILURE() << error.what();
@@ -332,7 +347,7 @@ class OperatorTest : public ::testing::Test {
                                     DeviceKernel<Args> cuda) {
     if (cuda == nullptr || !has_gpu()) return;
     expect_cuda_like_cpu<Args>(
-        op, args, args.terms(), [&](const Args& g) { cpu(g, ctx); },
+        op, args, [&](const Args& g) { cpu(g, ctx); },
         [&](const Args& g) { cuda(g, device_context()); });
   }
   template <class Args, class Forward = decltype(Args::forward)>
@@ -341,7 +356,7 @@ class OperatorTest : public ::testing::Test {
                                      DeviceKernel<Forward> cuda_forward, DeviceKernel<Args> cuda) {
     if (cuda == nullptr || !has_gpu()) return;
     expect_cuda_like_cpu<Args>(
-        op, args, args.forward.terms(),
+        op, args,
         [&](const Args& g) {
           cpu_forward(g.forward, ctx);  // for what it keeps
           cpu(g, ctx);

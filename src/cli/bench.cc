@@ -1,49 +1,82 @@
-// rookery bench: what this machine can do, and what share of it each job reaches. Bound and rate
-// are measured in turns within one run, because a machine's speed changes from minute to minute.
+// `rookery bench`: what this machine can do, and what share of it each job reaches.
 
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
-#include "cli/bench.h"
-#include "reporting/progress.h"
-#include "cli/verbs.h"
-#include "core/cpu_info.h"
-#include "io/file.h"
-#include "core/random.h"
-#include "inference/session.h"
+#include "benchmarks/jobs.h"
 #include "benchmarks/machine_limits.h"
-#include "ops/linear/product_cpu.h"
-#include "ops/wkv4/wkv4.h"
-#include "training/trainer.h"
+#include "benchmarks/operators.h"
+#include "benchmarks/tokenizing.h"
+#include "checkpoints/tokenizers.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/signals.h"
+#include "core/cpu_info.h"
+#include "core/device.h"
+#include "io/file.h"
+#include "reporting/numbers.h"
+#include "reporting/progress.h"
 
 namespace rookery::cli {
+namespace {
 
-Report make_report(const std::string& name, const BenchFlags& f, int threads, double rate,
-                   const std::string& bound, double bound_rate) {
+using Json = nlohmann::json;
+
+struct BenchFlags {
+  std::string shape = "4:12:768:50277", dtype = "f32";
+  std::string tokenizer, data;
+  std::shared_ptr<int> threads = std::make_shared<int>(0);
+  std::shared_ptr<std::string> device_name = std::make_shared<std::string>("auto");
+  Device device = Device::kCpu;
+  int64_t context = 512, batch = 4, tokens = 200, rounds = 5, megabytes = 1024;
+  bool checkpointing = false, json = false, profile = false, deterministic = false;
+
+  int64_t bandwidth_bytes() const { return megabytes << 20; }
+};
+
+struct Report {
+  Json json;
+  std::string text;
+};
+
+// The fields that every job has: a rate in tokens per second, and the bound it is compared with.
+Report make_report(const std::string& name, const BenchFlags& f, int threads,
+                   const Throughput& tokens, const std::string& bound) {
   Report report;
   report.json = {{"name", name},
                  {"shape", f.shape},
                  {"dtype", f.dtype},
                  {"threads", threads},
-                 {"rate", rate},
+                 {"rate", tokens.rate},
                  {"bound", bound},
-                 {"bound_rate", bound_rate},
-                 {"fraction", rate / bound_rate},
+                 {"bound_rate", tokens.bound},
+                 {"fraction", tokens.fraction()},
                  {"device", describe(f.device)},
                  {"cpu", cpu_info().name}};
   const std::string where =
       f.device == Device::kCuda ? describe(f.device) : fmt::format("{} threads", threads);
-  report.text =
-      fmt::format("{} {} {} {}   {:.1f} tokens/s   {:.1f} % of the {} ({:.1f} tokens/s)\n", name,
-                  f.shape, f.dtype, where, rate, 100 * rate / bound_rate, bound, bound_rate);
+  report.text = fmt::format(
+      "{} {} {} {}   {:.1f} tokens/s   {:.1f} % of the {} ({:.1f} tokens/s)\n", name, f.shape,
+      f.dtype, where, tokens.rate, 100 * tokens.fraction(), bound, tokens.bound);
   return report;
 }
 
-void print(const Report& report, bool json) {
-  std::fputs(json ? (report.json.dump() + "\n").c_str() : report.text.c_str(), stdout);
+int print(const Report& report, const BenchFlags& f) {
+  write_output(f.json ? report.json.dump() + "\n" : report.text);
+  return 0;
 }
 
-void print_profile(const Profile& profile) {
+// To standard error, if --profile was given.
+void print_profile(const Profile& profile, const BenchFlags& f) {
+  if (!f.profile) return;
   std::vector<std::pair<double, std::string>> entries;
   double total = 0;
   for (const auto& [name, entry] : profile.entries) {
@@ -52,345 +85,217 @@ void print_profile(const Profile& profile) {
     total += entry.seconds;
   }
   std::sort(entries.rbegin(), entries.rend());
-  for (const auto& [seconds, line] : entries)
+  for (const auto& [seconds, line] : entries) {
     fmt::print(stderr, "{:5.1f} %  {}", 100 * seconds / total, line);
-}
-
-std::vector<int32_t> some_tokens(int64_t count, int64_t vocabulary) {
-  std::vector<int32_t> tokens(count);
-  Random random(7);
-  for (int32_t& token : tokens) token = static_cast<int32_t>(random.below(vocabulary));
-  return tokens;
-}
-
-namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// A dense model whose matrices products read as --dtype.
-Model bench_model(const BenchFlags& f, ThreadPool& pool) {
-  if (f.device == Device::kCuda) return bench_model_on_gpu(f);
-  Model model = Model::initialised(parse_shape(f.shape), {.scheme = "random"}, pool);
-  if (f.dtype == "f32") return model;
-  std::vector<NamedTensor> tensors;
-  for (const Parameter& p : model.parameters()) tensors.push_back({p.spec.name, p.value});
-  return Model::from_tensors(tensors, matrix_type(parse_dtype(f.dtype)));
+  }
 }
 
 int bench_limits(const BenchFlags& f) {
   ThreadPool pool(resolve_threads(*f.threads));
-  std::vector<double> read, copy, f32, bf16;
-  const int64_t bytes = f.megabytes << 20;
-  measure_copy_rate(pool, bytes, f.device);  // touches the memory
-  for (int64_t i = 0; i < 2 * f.rounds + 1; ++i) {
-    read.push_back(measure_read_rate(pool, bytes, f.device));
-    copy.push_back(measure_copy_rate(pool, bytes, f.device));
-    f32.push_back(measure_product_rate(pool, DType::kF32, 3, f.device));
-    bf16.push_back(measure_product_rate(pool, DType::kBF16, 3, f.device));
-  }
+  const MachineLimits limits = measure_limits(pool, f.bandwidth_bytes(), f.rounds, f.device);
   Report report;
-  report.json = {{"name", "limits"},
-                 {"shape", fmt::format("{} MiB, products of {}", f.megabytes,
-                                       f.device == Device::kCuda ? 8192 : 2048)},
-                 {"device", describe(f.device)},
-                 {"dtype", "f32, bf16"},
-                 {"threads", pool.threads()},
-                 {"rate", median(read)},
-                 {"bound", "bytes/s and FLOP/s of this machine"},
-                 {"bound_rate", median(read)},
-                 {"fraction", 1.0},
-                 {"cpu", cpu_info().name},
-                 {"bf16_instructions", cpu_info().bf16_products},
-                 {"amx", cpu_info().amx_bf16},
-                 {"read_bandwidth", median(read)},
-                 {"copy_bandwidth", median(copy)},
-                 {"f32_matrix_rate", median(f32)},
-                 {"bf16_matrix_rate", median(bf16)}};
+  report.json = {
+      {"name", "limits"},
+      {"shape", fmt::format("{} MiB, products of {}", f.megabytes, product_size(f.device))},
+      {"device", describe(f.device)},
+      {"dtype", "f32, bf16"},
+      {"threads", pool.threads()},
+      {"rate", limits.read_bandwidth},
+      {"bound", "bytes/s and FLOP/s of this machine"},
+      {"bound_rate", limits.read_bandwidth},
+      {"fraction", 1.0},
+      {"cpu", cpu_info().name},
+      {"bf16_instructions", cpu_info().bf16_products},
+      {"amx", cpu_info().amx_bf16},
+      {"read_bandwidth", limits.read_bandwidth},
+      {"copy_bandwidth", limits.copy_bandwidth},
+      {"f32_matrix_rate", limits.f32_matmul_rate},
+      {"bf16_matrix_rate", limits.bf16_matmul_rate}};
   report.text = fmt::format(
       "{}\n{} threads, medians of {}\n"
       "read            {:8.1f} GB/s   ({} MiB)\n"
       "copy            {:8.1f} GB/s   (read and written together)\n"
       "float32 matrix  {:8.1f} GFLOP/s\n"
       "bfloat16 matrix {:8.1f} GFLOP/s{}\n",
-      describe(f.device), pool.threads(), read.size(), median(read) / 1e9, f.megabytes,
-      median(copy) / 1e9, median(f32) / 1e9, median(bf16) / 1e9,
+      describe(f.device), pool.threads(), limits.rounds, limits.read_bandwidth / 1e9, f.megabytes,
+      limits.copy_bandwidth / 1e9, limits.f32_matmul_rate / 1e9, limits.bf16_matmul_rate / 1e9,
       f.device == Device::kCuda  ? " (the library's)"
       : cpu_info().amx_bf16      ? " (AMX)"
       : cpu_info().bf16_products ? " (AVX512-BF16)"
                                  : " (no instructions for it: by our own tiles)");
-  print(report, f.json);
-  return 0;
+  return print(report, f);
 }
 
 int bench_decode(const BenchFlags& f) {
-  if (f.device == Device::kCuda) return bench_decode_on_gpu(f);
-  check(f.batch == 1, "decoding several sequences at once is measured on a GPU only: --batch 1");
   ThreadPool pool(resolve_threads(*f.threads));
-  const Model model = bench_model(f, pool);
-  // Per token: every weight but the embedding, one row of it, and the state in and out.
-  double bytes = static_cast<double>(model.bytes());
-  bytes -= static_cast<double>(model.parameter("emb.weight").value.bytes());
-  bytes += 2.0 * static_cast<double>(model.state_layout().slot_size * 4);
-  Session session(model, pool, f.deterministic);
   Profile profile;
-  const std::vector<int32_t> tokens = some_tokens(f.tokens + 10, model.config().vocabulary);
-  int64_t next = 0;
-  for (; next < 10; ++next) session.feed(tokens[next]);
-  if (f.profile) session.context().profile = &profile;
-  // Twenty tokens and one measurement of the bandwidth in turns: the machine's speed changes within
-  // seconds.
-  const int64_t read_bytes = f.megabytes << 20;
-  measure_read_rate(pool, read_bytes);
-  std::vector<double> read, times;
-  const long long memory_before = process_memory().resident;
   Progress progress(stderr, {.title = "decode", .total = f.tokens});
-  for (int64_t t = 0; t < f.tokens && !stop_requested(); ++t) {
-    if (t % 20 == 0) {
-      read.push_back(measure_read_rate(pool, read_bytes));
-      progress.update(t);
-    }
-    const auto start = Clock::now();
-    session.feed(tokens[next++ % tokens.size()]);
-    times.push_back(seconds_since(start));
+  const DecodeResult result = measure_decode({.config = parse_shape(f.shape),
+                                              .weights = parse_dtype(f.dtype),
+                                              .device = f.device,
+                                              .batch = f.batch,
+                                              .tokens = f.tokens,
+                                              .rounds = f.rounds,
+                                              .bandwidth_bytes = f.bandwidth_bytes(),
+                                              .deterministic = f.deterministic,
+                                              .profile = f.profile ? &profile : nullptr,
+                                              .go_on =
+                                                  [&](int64_t done) {
+                                                    progress.update(done);
+                                                    return !stop_requested();
+                                                  }},
+                                             pool);
+  Report report = make_report("decode", f, pool.threads(), result.tokens, "read bandwidth");
+  report.json["read_bandwidth"] = result.read_bandwidth;
+  const double megabytes = result.bytes_per_step / 1e6;
+  if (result.ageing) {
+    progress.finish();
+    report.json["bytes_per_token"] = result.bytes_per_step;
+    report.json["tokens"] = result.ageing->steps;
+    report.json["first_rate"] = result.ageing->early_rate;
+    report.json["last_rate"] = result.ageing->late_rate;
+    report.json["memory_growth"] = result.ageing->memory_growth;
+    report.text += fmt::format(
+        "{:.0f} MB per token at {:.1f} GB/s; in turns, around the 100th token {:.1f}/s and after "
+        "the {}th {:.1f}/s; memory grew by {}\n",
+        megabytes, result.read_bandwidth / 1e9, result.ageing->early_rate, result.ageing->steps,
+        result.ageing->late_rate, format_bytes(static_cast<double>(result.ageing->memory_growth)));
+  } else {
+    report.json["batch"] = f.batch;
+    report.json["bytes_per_step"] = result.bytes_per_step;
+    report.json["seconds_per_step"] = result.seconds_per_step;
+    report.text +=
+        fmt::format("{} sequences, {:.1f} us per step; {:.1f} MB per step at {:.0f} GB/s\n",
+                    f.batch, result.seconds_per_step * 1e6, megabytes, result.read_bandwidth / 1e9);
   }
-  progress.finish();
-  const long long growth = process_memory().resident - memory_before;
-  const double rate = 1 / median(times), bandwidth = median(read);
-  // Whether a token late in a text costs more: the tokens around a new text's 100th and those after
-  // the last one, twenty of each in turns.
-  Session fresh(model, pool, f.deterministic);
-  for (int64_t t = 0; t < 50; ++t) fresh.feed(tokens[t % tokens.size()]);
-  std::vector<double> early, late;
-  for (int turn = 0; turn < 10; ++turn) {
-    const bool old = turn % 2 == 1;
-    for (int64_t t = 0; t < 20; ++t) {
-      const auto start = Clock::now();
-      (old ? session : fresh).feed(tokens[next++ % tokens.size()]);
-      (old ? late : early).push_back(seconds_since(start));
-    }
-  }
-  const double first_rate = 1 / median(early), last_rate = 1 / median(late);
-  Report report =
-      make_report("decode", f, pool.threads(), rate, "read bandwidth", bandwidth / bytes);
-  report.json["read_bandwidth"] = bandwidth;
-  report.json["bytes_per_token"] = bytes;
-  report.json["tokens"] = times.size();
-  report.json["first_rate"] = first_rate;
-  report.json["last_rate"] = last_rate;
-  report.json["memory_growth"] = growth;
-  report.text += fmt::format(
-      "{:.0f} MB per token at {:.1f} GB/s; in turns, around the 100th token {:.1f}/s and after the "
-      "{}th "
-      "{:.1f}/s; memory grew by {}\n",
-      bytes / 1e6, bandwidth / 1e9, first_rate, times.size(), last_rate,
-      format_bytes(static_cast<double>(growth)));
-  if (f.profile) print_profile(profile);
-  print(report, f.json);
-  return 0;
+  print_profile(profile, f);
+  return print(report, f);
 }
 
-// Runs `work` and a measurement of the product rate in turns; fills the medians.
-template <class Work>
-void in_turns(ThreadPool& pool, DType dtype, Device device, int64_t rounds, const Work& work,
-              double& seconds, double& matrix_rate) {
-  std::vector<double> times, rates;
-  for (int64_t i = 0; i < rounds; ++i) {
-    rates.push_back(measure_product_rate(pool, dtype, 5, device));
-    const auto start = Clock::now();
-    work();
-    times.push_back(seconds_since(start));
-  }
-  seconds = median(times);
-  matrix_rate = median(rates);
+// The report of a job that products bound.
+Report matmul_report(const std::string& name, const BenchFlags& f, int threads,
+                     const MatmulBound& result) {
+  Report report = make_report(name, f, threads, result.tokens,
+                              std::string(name_of(result.products)) + " matrix rate");
+  report.json["context"] = f.context;
+  report.json["matrix_rate"] = result.matmul_rate;
+  report.json["flops_per_token"] = result.flops_per_token;
+  return report;
+}
+
+// "382 of 390 GFLOP/s"
+std::string share_of_rate(const MatmulBound& result) {
+  return fmt::format("{:.0f} of {:.0f} GFLOP/s", result.flops_per_token * result.tokens.rate / 1e9,
+                     result.matmul_rate / 1e9);
 }
 
 int bench_train(const BenchFlags& f) {
   ThreadPool pool(resolve_threads(*f.threads));
-  TrainOptions options;
-  options.context = f.context;
-  options.batch = f.batch;
-  options.products = parse_dtype(f.dtype);
-  options.gradient_checkpointing = f.checkpointing;
-  options.schedule = {.kind = ScheduleKind::kConstant, .rate = 1e-5, .total_steps = 1000};
-  const ModelConfig config = parse_shape(f.shape);
-  Trainer trainer(Model::initialised(config, {.scheme = "random"}, pool), options, pool, f.device);
-  TrainingBatch batch{some_tokens(f.context * f.batch, config.vocabulary),
-                      some_tokens(f.context * f.batch, config.vocabulary),
-                      {0}};
-  for (int64_t i = 1; i <= f.batch; ++i) batch.offsets.push_back(i * f.context);
-  // Touches the memory; a GPU records its graph in the second step.
-  for (int i = 0; i < (f.device == Device::kCuda ? 3 : 1); ++i) trainer.step(std::span(&batch, 1));
   Profile profile;
-  profile.device = f.device;
-  if (f.profile) trainer.context().profile = &profile;
-  double seconds = 0, matrix_rate = 0;
-  in_turns(
-      pool, options.products, f.device, f.rounds, [&] { trainer.step(std::span(&batch, 1)); },
-      seconds, matrix_rate);
-  // Three products of the forward's size: the forward, the gradient of the input, that of the
-  // weight. With checkpointing the second forward is not counted: it is a cost, not work asked for.
-  const double flops = 3 * forward_flops_per_token(trainer.model());
-  const double tokens = static_cast<double>(f.context * f.batch);
-  Report report = make_report("train", f, pool.threads(), tokens / seconds,
-                              f.dtype + " matrix rate", matrix_rate / flops);
-  report.json["context"] = f.context;
+  const MatmulBound result = measure_training({.config = parse_shape(f.shape),
+                                               .products = parse_dtype(f.dtype),
+                                               .device = f.device,
+                                               .context = f.context,
+                                               .batch = f.batch,
+                                               .rounds = f.rounds,
+                                               .gradient_checkpointing = f.checkpointing,
+                                               .profile = f.profile ? &profile : nullptr},
+                                              pool);
+  const auto peak = process_memory().peak;
+  Report report = matmul_report("train", f, pool.threads(), result);
   report.json["batch"] = f.batch;
-  report.json["matrix_rate"] = matrix_rate;
-  report.json["flops_per_token"] = flops;
-  report.json["seconds_per_step"] = seconds;
-  report.json["peak_memory"] = process_memory().peak;
+  report.json["seconds_per_step"] = result.seconds;
+  report.json["peak_memory"] = peak;
   report.text +=
-      fmt::format("{} x {} tokens, {:.2f} s per step, {:.0f} of {:.0f} GFLOP/s, peak memory {}\n",
-                  f.batch, f.context, seconds, flops * tokens / seconds / 1e9, matrix_rate / 1e9,
-                  format_bytes(static_cast<double>(process_memory().peak)));
-  if (f.profile) print_profile(profile);
-  print(report, f.json);
-  return 0;
+      fmt::format("{} x {} tokens, {:.2f} s per step, {}, peak memory {}\n", f.batch, f.context,
+                  result.seconds, share_of_rate(result), format_bytes(static_cast<double>(peak)));
+  print_profile(profile, f);
+  return print(report, f);
 }
 
 int bench_prefill(const BenchFlags& f) {
   ThreadPool pool(resolve_threads(*f.threads));
-  const Model model = bench_model(f, pool);
-  const DType dtype = f.dtype == "bf16" ? DType::kBF16 : DType::kF32;  // f16 computes in float32
-  Session session(model, pool, f.deterministic);
-  const std::vector<int32_t> tokens = some_tokens(f.context, model.config().vocabulary);
-  session.feed(tokens);
   Profile profile;
-  profile.device = f.device;
-  if (f.profile) session.context().profile = &profile;
-  double seconds = 0, matrix_rate = 0;
-  in_turns(
-      pool, dtype, f.device, f.rounds, [&] { session.feed(tokens); }, seconds, matrix_rate);
-  // The head is asked for one row only.
-  const double head = 2.0 * static_cast<double>(model.config().vocabulary * model.config().width);
-  const double flops =
-      forward_flops_per_token(model) - head + head / static_cast<double>(f.context);
-  const double rate = static_cast<double>(f.context) / seconds;
-  Report report = make_report("prefill", f, pool.threads(), rate,
-                              std::string(name_of(dtype)) + " matrix rate", matrix_rate / flops);
-  report.json["context"] = f.context;
-  report.json["matrix_rate"] = matrix_rate;
-  report.json["flops_per_token"] = flops;
-  report.text += fmt::format("{} tokens in {:.3f} s, {:.0f} of {:.0f} GFLOP/s\n", f.context,
-                             seconds, flops * rate / 1e9, matrix_rate / 1e9);
-  if (f.profile) print_profile(profile);
-  print(report, f.json);
-  return 0;
+  const MatmulBound result = measure_prefill({.config = parse_shape(f.shape),
+                                              .weights = parse_dtype(f.dtype),
+                                              .device = f.device,
+                                              .context = f.context,
+                                              .rounds = f.rounds,
+                                              .deterministic = f.deterministic,
+                                              .profile = f.profile ? &profile : nullptr},
+                                             pool);
+  Report report = matmul_report("prefill", f, pool.threads(), result);
+  report.text +=
+      fmt::format("{} tokens in {:.3f} s, {}\n", f.context, result.seconds, share_of_rate(result));
+  print_profile(profile, f);
+  return print(report, f);
 }
 
-// One long sequence of WKV-4, which is parallel over time: every core has work.
 int bench_wkv4(const BenchFlags& f) {
-  if (f.device == Device::kCuda) return bench_wkv4_on_gpu(f);
   ThreadPool pool(resolve_threads(*f.threads));
-  Arena arena;
-  Context ctx;
-  ctx.pool = &pool;
-  ctx.arena = &arena;
-  ctx.deterministic = f.deterministic;
-  const ModelConfig config = parse_shape(f.shape);
-  const int64_t rows = f.context * f.batch, width = config.width;
-  const auto random = [&](const Shape& shape, double offset) {
-    const Tensor tensor = ctx.make(shape);
-    Random numbers(3, static_cast<uint64_t>(tensor.id));
-    for (int64_t i = 0; i < tensor.count(); ++i)
-      tensor.as<float>()[i] = static_cast<float>(numbers.uniform() + offset);
-    return tensor;
-  };
-  const Tensor w = random({width}, -1.5), u = random({width}, 0), k = random({rows, width}, 0),
-               v = random({rows, width}, 0);
-  std::vector<int64_t> offsets, slots(f.batch, -1);
-  for (int64_t i = 0; i <= f.batch; ++i) offsets.push_back(i * f.context);
-  const Sequences sequences{f.batch, offsets.data(), slots.data(), slots.data()};
-  std::vector<double> times, copy;
-  for (int64_t i = 0; i < 5 * f.rounds + 1; ++i) {
-    copy.push_back(measure_copy_rate(pool, f.megabytes << 20));
-    const ArenaScope scope(arena);
-    const auto start = Clock::now();
-    wkv4(ctx, w, u, k, v, sequences, {});
-    times.push_back(seconds_since(start));
-  }
-  // k and v read, y written, each once.
-  const double bytes = 3.0 * 4.0 * static_cast<double>(width);
-  Report report = make_report("wkv4", f, pool.threads(), static_cast<double>(rows) / median(times),
-                              "copy bandwidth", median(copy) / bytes);
+  const int64_t width = parse_shape(f.shape).width;
+  const Wkv4Result result = measure_wkv4({.width = width,
+                                          .context = f.context,
+                                          .batch = f.batch,
+                                          .activations = parse_dtype(f.dtype),
+                                          .device = f.device,
+                                          .rounds = f.rounds,
+                                          .bandwidth_bytes = f.bandwidth_bytes(),
+                                          .deterministic = f.deterministic},
+                                         pool);
+  Report report = make_report("wkv4", f, pool.threads(), result.tokens, "copy bandwidth");
   report.json["context"] = f.context;
   report.json["batch"] = f.batch;
-  report.json["copy_bandwidth"] = median(copy);
-  print(report, f.json);
-  return 0;
+  report.json["copy_bandwidth"] = result.copy_bandwidth;
+  if (result.training) {
+    report.json["forward_ms"] = result.forward_seconds * 1e3;
+    report.json["recording_ms"] = result.training->forward_seconds * 1e3;
+    report.json["backward_ms"] = result.training->backward_seconds * 1e3;
+    report.json["backward_fraction"] = result.training->backward_fraction;
+    report.text = fmt::format(
+        "wkv4 ({}, {}, {}) {} {}   forward {:.1f} us, {:.1f} % of the copy bandwidth ({:.0f} "
+        "GB/s); keeping states {:.1f} us; backward {:.1f} us, {:.1f} %\n",
+        f.batch, f.context, width, f.dtype, describe(f.device), result.forward_seconds * 1e6,
+        100 * result.tokens.fraction(), result.copy_bandwidth / 1e9,
+        result.training->forward_seconds * 1e6, result.training->backward_seconds * 1e6,
+        100 * result.training->backward_fraction);
+  }
+  return print(report, f);
 }
 
-// Text to ids and back. Each thread has a part of the text, as when a data set is prepared.
 int bench_tokenize(const BenchFlags& f) {
   ThreadPool pool(resolve_threads(*f.threads));
-  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_from(f.tokenizer);
+  const std::unique_ptr<Tokenizer> tokenizer = named_tokenizer(f.tokenizer);
   const std::string text = read_text_file(f.data);
-  check(!text.empty(), "'{}' is empty: expected text", f.data);
-  std::vector<std::string_view> parts;
-  std::string_view rest = text;
-  for (int left = pool.threads(); left > 1; --left) {
-    // Lines stay whole.
-    const size_t line = rest.find('\n', rest.size() / left);
-    parts.push_back(rest.substr(0, line));
-    rest.remove_prefix(parts.back().size());
-  }
-  parts.push_back(rest);
-  const int64_t tasks = static_cast<int64_t>(parts.size());
-  std::vector<std::vector<int32_t>> ids(tasks);
-  std::vector<std::string> decoded(tasks);
-  std::vector<double> encoding, decoding, read;
-  // One pass that is not counted touches the memory.
-  for (int64_t round = 0; round <= f.rounds && !stop_requested(); ++round) {
-    read.push_back(measure_read_rate(pool, f.megabytes << 20));
-    auto start = Clock::now();
-    pool.run(tasks, [&](int64_t task, int) {
-      ids[task].clear();
-      tokenizer->encode_to(parts[task], ids[task]);
-    });
-    encoding.push_back(seconds_since(start));
-    start = Clock::now();
-    pool.run(tasks, [&](int64_t task, int) {
-      decoded[task].clear();
-      for (const int32_t id : ids[task]) decoded[task] += tokenizer->bytes_of(id);
-    });
-    decoding.push_back(seconds_since(start));
-  }
-  if (encoding.size() > 1) {
-    encoding.erase(encoding.begin());
-    decoding.erase(decoding.begin());
-  }
-  int64_t tokens = 0;
-  for (const auto& part : ids) tokens += static_cast<int64_t>(part.size());
-  const double bytes = static_cast<double>(text.size());
-  const double encode_rate = bytes / median(encoding), decode_rate = bytes / median(decoding);
-  const double per_token = bytes / static_cast<double>(tokens);
+  check(!text.empty()) || fail("'{}' is empty: expected text", f.data);
+  const TokenizingResult result = measure_tokenizing(
+      text, *tokenizer, f.rounds, f.bandwidth_bytes(), pool, [] { return !stop_requested(); });
+  const double fraction = result.encode_rate / result.read_bandwidth;
+  const double bytes_per_token =
+      static_cast<double>(text.size()) / static_cast<double>(result.tokens);
   Report report;
   report.json = {{"name", "tokenize"},
                  {"tokenizer", tokenizer->name()},
                  {"vocab_size", tokenizer->vocab_size()},
                  {"data", f.data},
                  {"threads", pool.threads()},
-                 {"rounds", encoding.size()},
+                 {"rounds", result.rounds},
                  {"bytes", text.size()},
-                 {"tokens", tokens},
-                 {"bytes_per_token", per_token},
-                 {"rate", encode_rate},
-                 {"best_rate", bytes / *std::min_element(encoding.begin(), encoding.end())},
-                 {"decode_rate", decode_rate},
+                 {"tokens", result.tokens},
+                 {"bytes_per_token", bytes_per_token},
+                 {"rate", result.encode_rate},
+                 {"best_rate", result.best_encode_rate},
+                 {"decode_rate", result.decode_rate},
                  {"bound", "read bandwidth"},
-                 {"bound_rate", median(read)},
-                 {"fraction", encode_rate / median(read)},
+                 {"bound_rate", result.read_bandwidth},
+                 {"fraction", fraction},
                  {"cpu", cpu_info().name}};
   report.text = fmt::format(
       "tokenize {} {} threads   encode {:.1f} MB/s, decode {:.1f} MB/s   {} tokens, {:.3f} bytes "
       "per token   encoding: {:.1f} % of the read bandwidth ({:.1f} GB/s), median of {}\n",
-      tokenizer->name(), pool.threads(), encode_rate / 1e6, decode_rate / 1e6, tokens, per_token,
-      100 * encode_rate / median(read), median(read) / 1e9, encoding.size());
-  print(report, f.json);
-  return 0;
+      tokenizer->name(), pool.threads(), result.encode_rate / 1e6, result.decode_rate / 1e6,
+      result.tokens, bytes_per_token, 100 * fraction, result.read_bandwidth / 1e9, result.rounds);
+  return print(report, f);
 }
 
 struct Bench {
@@ -443,11 +348,9 @@ std::function<int()> add_bench(CLI::App& app) {
         ->capture_default_str();
     sub->add_flag("--json", flags->json, "Report as one JSON object");
     if (bench.run != bench_tokenize) flags->device_name = add_device(*sub);
-    {
-      sub->add_option("--rounds", flags->rounds, "Measurements whose median is reported")
-          ->check(CLI::Range(1, 1000))
-          ->capture_default_str();
-    }
+    sub->add_option("--rounds", flags->rounds, "Measurements whose median is reported")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
     if (bench.run != bench_prefill && bench.run != bench_train) {
       sub->add_option("--megabytes", flags->megabytes, "Memory that the bandwidth is measured on")
           ->check(CLI::Range(8, 1 << 20))
@@ -464,13 +367,11 @@ std::function<int()> add_bench(CLI::App& app) {
       sub->add_option("--shape", flags->shape,
                       "GENERATION:LAYERS:WIDTH:VOCABULARY; random weights, no file")
           ->capture_default_str();
-      {
-        const bool training = bench.run == bench_train || bench.run == bench_wkv4;
-        sub->add_option("--dtype", flags->dtype, training ? "Products" : "Weights")
-            ->check(CLI::IsMember(training ? std::vector<std::string>{"f32", "bf16"}
-                                           : std::vector<std::string>{"f32", "bf16", "f16"}))
-            ->capture_default_str();
-      }
+      const bool training = bench.run == bench_train || bench.run == bench_wkv4;
+      sub->add_option("--dtype", flags->dtype, training ? "Products" : "Weights")
+          ->check(CLI::IsMember(training ? std::vector<std::string>{"f32", "bf16"}
+                                         : std::vector<std::string>{"f32", "bf16", "f16"}))
+          ->capture_default_str();
       sub->add_flag("--profile", flags->profile, "Time by operator, on standard error");
       sub->add_flag("--deterministic", flags->deterministic,
                     "Results that do not depend on the batch or the cutting");

@@ -1,5 +1,5 @@
 // `rookery chat`: a conversation on a terminal, or line by line through pipes. What is said and
-// kept is in Conversation; here are its flags, commands and signals.
+// kept is in generation/conversation.h; here are flags, commands and signals.
 
 #include <signal.h>
 #include <unistd.h>
@@ -7,23 +7,32 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
-#include "cli/conversation.h"
+#include "checkpoints/load.h"
+#include "cli/commands.h"
 #include "cli/line_reader.h"
-#include "reporting/progress.h"
+#include "cli/options.h"
+#include "cli/output.h"
 #include "cli/sampling.h"
-#include "cli/state_files.h"
-#include "cli/verbs.h"
+#include "cli/signals.h"
+#include "generation/conversation.h"
+#include "generation/sampling.h"
+#include "generation/saved_state.h"
+#include "reporting/numbers.h"
+#include "text/utf8_stream.h"
 
 namespace rookery::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// The chat program that came with the Raven and World models.
-constexpr SamplingDefaults kDefaults = {.top_p = 0.3, .presence = 0.5, .frequency = 0.5};
-// What the model cards of RWKV-7 "G1" advise: thoughts need their words again and again.
-constexpr SamplingDefaults kDefaults7 = {.top_p = 0.5, .top_k = 100};
 
 struct ChatOptions {
   std::string model;
@@ -31,7 +40,7 @@ struct ChatOptions {
   std::shared_ptr<int> threads;
   std::shared_ptr<std::string> device;
   std::shared_ptr<std::string> tokenizer;
-  std::shared_ptr<SamplingFlags> sampling;
+  std::shared_ptr<SamplingChoices> sampling;
   std::string chat_template, user = "User", assistant = "Assistant", system, think = "off";
   CLI::Option *user_option = nullptr, *assistant_option = nullptr;
   std::vector<std::string> stops;
@@ -152,9 +161,10 @@ class Chat {
     const std::string_view name = text.substr(0, end), argument = strip(text.substr(end));
     for (const Command& known : kTable) {
       if (known.name != name) continue;
-      check(!known.argument.empty() || argument.empty(), "/{} takes nothing after it", name);
-      check(known.argument.empty() || known.argument.starts_with('[') || !argument.empty(),
-            "/{} needs {}", name, known.argument);
+      check(!known.argument.empty() || argument.empty()) ||
+          fail("/{} takes nothing after it", name);
+      check(known.argument.empty() || known.argument.starts_with('[') || !argument.empty()) ||
+          fail("/{} needs {}", name, known.argument);
       (this->*known.act)(argument);
       return;
     }
@@ -215,7 +225,7 @@ class Chat {
     if (options_.json) {
       Json line = {{"text", answer.text}};
       if (!answer.thought.empty()) line["thought"] = answer.thought;
-      line["reason"] = answer.reason;
+      line["reason"] = name_of(answer.reason);
       line["kept"] = answer.kept;
       line["tokens"] = answer.tokens;
       line["prompt_tokens"] = answer.prompt_tokens;
@@ -227,8 +237,8 @@ class Chat {
     write("\n");
     if (!reader_.terminal()) return;
     if (!answer.kept) tell("message", "(interrupted before the answer: the question is forgotten)");
-    if (answer.kept && answer.reason == "interrupted") tell("message", "(interrupted)");
-    if (answer.reason == "length") {
+    if (answer.kept && answer.reason == EndReason::kInterrupted) tell("message", "(interrupted)");
+    if (answer.reason == EndReason::kLength) {
       tell("message", fmt::format("(cut at {} tokens: --max-tokens)", answer.tokens));
     }
   }
@@ -300,12 +310,12 @@ class Chat {
       const std::string_view change = rest.substr(0, end);
       rest = strip(rest.substr(end));
       const size_t equals = change.find('=');
-      check(equals != std::string_view::npos,
-            "'{}' changes nothing: expected NAME=VALUE, such as top-p=0.5", printable(change));
+      check(equals != std::string_view::npos) ||
+          fail("'{}' changes nothing: expected NAME=VALUE, such as top-p=0.5", printable(change));
       set_option(sampling, change.substr(0, equals), change.substr(equals + 1));
     }
     conversation_.set_sampling(sampling);
-    tell("message", describe(conversation_.sampling()));
+    tell("message", to_string(conversation_.sampling()));
   }
   void info(std::string_view) {
     const ChatTemplate& chat = conversation_.chat();
@@ -316,7 +326,7 @@ class Chat {
                      conversation_.messages().size(), conversation_.tokens(),
                      format_bytes(static_cast<double>(conversation_.state().slot_bytes())),
                      conversation_.undo_steps(), conversation_.most_undo_steps(),
-                     describe(conversation_.sampling())));
+                     to_string(conversation_.sampling())));
   }
   void quit(std::string_view) { done_ = true; }
 
@@ -364,10 +374,9 @@ ChatTemplate template_of(const ChatOptions& options, const Model& model,
 int chat(const ChatOptions& options) {
   check_sampling(*options.sampling);
   if (!options.save_state.empty()) check_writable(options.save_state);
-  const LoadedModel loaded =
-      load_model(options.model, *options.dtype, resolve_device(*options.device));
+  const LoadedModel loaded = load_on(*options.device, options.model, *options.dtype);
   const Model& model = *loaded.model;
-  const std::unique_ptr<Tokenizer> tokenizer = require_tokenizer(loaded, *options.tokenizer);
+  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_for(loaded, *options.tokenizer);
   const ChatTemplate chat = template_of(options, model, *tokenizer);
   ConversationOptions conversation_options{.most_tokens = options.most_tokens,
                                            .stops = options.stops,
@@ -378,7 +387,6 @@ int chat(const ChatOptions& options) {
   } catch (const Error& error) {
     wrong_usage("--think: {}", error.what());
   }
-  const SamplingDefaults& defaults = model.config().generation == "7" ? kDefaults7 : kDefaults;
 
   std::optional<ThreadPool> pool;
   {
@@ -387,20 +395,21 @@ int chat(const ChatOptions& options) {
     pool.emplace(resolve_threads(*options.threads));
   }
   handle_signals(on_chat_signal);
-  Conversation conversation(model, *pool, *tokenizer, chat,
-                            sampler_options(*options.sampling, defaults, model, tokenizer.get()),
-                            conversation_options);
+  Conversation conversation(
+      model, *pool, *tokenizer, chat,
+      sampler_options_of(*options.sampling, chat_sampling(model.config()), model, tokenizer.get()),
+      conversation_options);
   if (!options.load_state.empty()) {
     const SavedState saved = load_state(options.load_state, model, tokenizer.get());
     conversation.load(saved, !options.sampling->seed);
-    check(
-        (options.chat_template.empty() && options.user_option->count() == 0 &&
-         options.assistant_option->count() == 0) ||
-            conversation.chat() == chat,
-        "the chat in '{}' goes by the template {} ({}, {}): leave out --template, --user-name and "
-        "--assistant-name",
-        options.load_state, conversation.chat().name, conversation.chat().user,
-        conversation.chat().assistant);
+    check((options.chat_template.empty() && options.user_option->count() == 0 &&
+           options.assistant_option->count() == 0) ||
+          conversation.chat() == chat) ||
+        fail(
+            "the chat in '{}' goes by the template {} ({}, {}): leave out --template, --user-name "
+            "and --assistant-name",
+            options.load_state, conversation.chat().name, conversation.chat().user,
+            conversation.chat().assistant);
   } else if (!conversation.begin(options.system, &signalled)) {
     fail("interrupted while the system text was read");
   }
@@ -422,11 +431,11 @@ int chat(const ChatOptions& options) {
 }  // namespace
 
 std::function<int()> add_chat(CLI::App& app) {
-  CLI::App* verb = add_verb(app, "chat", "Talk with a model",
-                            "  rookery chat raven.pth --tokenizer 20B_tokenizer.json\n"
-                            "  echo 'Hello!' | rookery chat runs/book --json\n"
-                            "  rookery chat runs/book --user-name ROMEO --assistant-name JULIET "
-                            "--save-state talk.state");
+  CLI::App* verb = add_verb(
+      app, "chat", "Talk with a model",
+      "  rookery chat raven.pth --tokenizer 20B_tokenizer.json\n"
+      "  echo 'Hello!' | rookery chat runs/book --json\n"
+      "  rookery chat runs/book --user-name ROMEO --assistant-name JULIET --save-state talk.state");
   auto options = std::make_shared<ChatOptions>();
   verb->add_option("MODEL", options->model, "A model file, or the folder of a training run")
       ->required()
@@ -485,7 +494,7 @@ std::function<int()> add_chat(CLI::App& app) {
   options->threads = add_threads(*verb);
   verb->add_flag("--deterministic", options->deterministic,
                  "Numbers that do not depend on how the text is cut; slower");
-  options->sampling = add_sampling(*verb, kDefaults);
+  options->sampling = add_sampling(*verb, kChatSampling);
   verb->footer(
       "The sampler's defaults for RWKV-7 are top-p 0.5, top-k 100 and no penalties. Penalties\n"
       "concern one answer. Without a terminal each line is a question, answers go to standard\n"

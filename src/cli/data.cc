@@ -1,17 +1,32 @@
-// rookery data: text into prepared tokens, what prepared tokens are, and the windows of a run.
+// `rookery data`: text into prepared tokens, what prepared tokens are, and the windows of a run.
 
-#include <algorithm>
 #include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
 
-#include "reporting/progress.h"
-#include "cli/train_data.h"
-#include "cli/verbs.h"
+#include "checkpoints/tokenizers.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/signals.h"
 #include "core/cpu_info.h"
-#include "io/file.h"
+#include "core/timing.h"
 #include "data/magic_prime.h"
 #include "data/prepare.h"
+#include "data/summary.h"
 #include "data/training_data.h"
+#include "io/file.h"
+#include "reporting/numbers.h"
+#include "reporting/progress.h"
+#include "text/utf8_stream.h"
 #include "tokenizers/load.h"
+#include "training/run_data.h"
+#include "training/windows.h"
 
 namespace rookery::cli {
 namespace {
@@ -19,47 +34,33 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-// Of released models; the prime of each is worth knowing.
-constexpr int64_t kContexts[] = {512, 1024, 2048, 4096, 8192};
-
-// Windows of an epoch as `rookery train` counts them; 0 if not one fits.
-Json epoch(int64_t tokens, int64_t context) {
-  const bool fits = tokens > context;
-  const int64_t windows =
-      fits ? Loader(TokenSpan(nullptr, tokens, TokenType::kU8), {.context = context})
-                 .windows_per_epoch()
-           : 0;
+Json epoch_json(const EpochSummary& epoch) {
   Json primes = Json::object();
-  for (const int64_t length : kContexts) {
-    if (const int64_t prime = magic_prime(tokens, length)) primes[std::to_string(length)] = prime;
-  }
-  const int64_t prime = magic_prime(tokens, context);
-  if (prime > 0) primes[std::to_string(context)] = prime;
-  return {{"context", context},
-          {"windows", windows},
+  for (const auto& [context, prime] : epoch.magic_primes) primes[std::to_string(context)] = prime;
+  return {{"context", epoch.context},
+          {"windows", epoch.windows},
           {"magic_primes", primes},
-          {"mini_epochs", static_cast<double>(prime) / static_cast<double>(kMiniEpochWindows)}};
+          {"mini_epochs", epoch.mini_epochs}};
 }
 
-void print_epoch(const Json& epoch, int64_t tokens) {
-  const int64_t context = epoch.at("context"), windows = epoch.at("windows");
-  if (windows == 0) {
-    fmt::print("epoch        {} tokens do not fill a window of {}\n", tokens, context);
+void print_epoch(const EpochSummary& epoch, int64_t tokens) {
+  if (epoch.windows == 0) {
+    fmt::print("epoch        {} tokens do not fill a window of {}\n", tokens, epoch.context);
     return;
   }
-  fmt::print("epoch        {} windows of {} tokens (--context): each token once\n", windows,
-             context);
-  // By context, as numbers.
-  std::vector<std::pair<int64_t, int64_t>> primes;
-  for (const auto& [length, prime] : epoch.at("magic_primes").items()) {
-    primes.emplace_back(std::stoll(length), prime.get<int64_t>());
-  }
-  std::sort(primes.begin(), primes.end());
-  for (const auto& [length, prime] : primes) {
+  fmt::print("epoch        {} windows of {} tokens (--context): each token once\n", epoch.windows,
+             epoch.context);
+  for (const auto& [context, prime] : epoch.magic_primes) {
     fmt::print("magic prime  {:>10} for context {:>5}: {:.2f} mini-epochs of {} windows\n", prime,
-               length, static_cast<double>(prime) / static_cast<double>(kMiniEpochWindows),
+               context, static_cast<double>(prime) / static_cast<double>(kMiniEpochWindows),
                kMiniEpochWindows);
   }
+}
+
+// JSON of a file's own text, which may be no UTF-8.
+int print_json(const Json& json) {
+  write_output(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+  return 0;
 }
 
 struct PrepareFlags {
@@ -72,11 +73,8 @@ struct PrepareFlags {
 
 int prepare_data(const PrepareFlags& flags) {
   const fs::path name = prepared_name(flags.name).value_or(flags.name);
-  std::error_code absent;
   for (const fs::path& path : {bin_of(name), idx_of(name), mask_of(name), about_of(name)}) {
-    check(flags.force || !fs::exists(path, absent),
-          "'{}' exists already: choose another name, or replace the data with --force",
-          path.string());
+    require_new_file(path, flags.force);
   }
   const std::vector<fs::path> inputs(flags.inputs.begin(), flags.inputs.end());
   int64_t total = 0;
@@ -85,32 +83,30 @@ int prepare_data(const PrepareFlags& flags) {
     const auto size = static_cast<int64_t>(fs::file_size(input, unknown));
     if (!unknown) total += size;
   }
-  const std::unique_ptr<Tokenizer> tokenizer = tokenizer_of_flag(flags.tokenizer);
+  const std::unique_ptr<Tokenizer> tokenizer = named_tokenizer(flags.tokenizer);
   ThreadPool pool(resolve_threads(*flags.threads));
   // In KiB: the bar counts what it shows.
   Progress progress(stderr, {.title = "prepare", .total = (total + 1023) >> 10});
   catch_signals();
-  const auto start = std::chrono::steady_clock::now();
-  const auto seconds = [&] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
-  const std::optional<PrepareResult> result =
-      prepare(inputs, name, *tokenizer,
-              {.chat = chat_template(flags.form),
-               .masked = !flags.no_mask,
-               .skip_invalid = flags.skip_invalid},
-              pool, [&](const PrepareProgress& done) {
-                progress.update((done.bytes_read + 1023) >> 10,
-                                fmt::format("KiB  {:.1f} MB/s  {} documents  {} tokens",
-                                            static_cast<double>(done.bytes_read) / 1e6 / seconds(),
-                                            format_count(static_cast<double>(done.documents)),
-                                            format_count(static_cast<double>(done.tokens))));
-                return !stop_requested();
-              });
+  const Stopwatch watch;
+  const std::optional<PrepareResult> result = prepare(
+      inputs, name, *tokenizer,
+      {.chat = chat_template(flags.form),
+       .masked = !flags.no_mask,
+       .skip_invalid = flags.skip_invalid},
+      pool, [&](const PrepareProgress& done) {
+        progress.update((done.bytes_read + 1023) >> 10,
+                        fmt::format("KiB  {:.1f} MB/s  {} documents  {} tokens",
+                                    static_cast<double>(done.bytes_read) / 1e6 / watch.seconds(),
+                                    format_count(static_cast<double>(done.documents)),
+                                    format_count(static_cast<double>(done.tokens))));
+        return !stop_requested();
+      });
+  const double seconds = watch.seconds();
   progress.finish();
-  check(result.has_value(), "stopped: nothing was written");
+  check(result.has_value()) || fail("stopped: nothing was written");
   const PreparedAbout& about = result->about;
-  const Json window = epoch(about.tokens, flags.context);
+  const EpochSummary epoch = summarise_epoch(about.tokens, flags.context);
   const double learned = static_cast<double>(about.learned) / static_cast<double>(about.tokens);
   const double per_token = static_cast<double>(about.bytes) / static_cast<double>(about.tokens);
   if (flags.json) {
@@ -126,11 +122,11 @@ int prepare_data(const PrepareFlags& flags) {
                  {"tokenizer", about.tokenizer_name},
                  {"vocabulary", about.vocabulary},
                  {"invalid_lines", result->invalid},
-                 {"epoch", window},
-                 {"seconds", seconds()},
+                 {"epoch", epoch_json(epoch)},
+                 {"seconds", seconds},
                  {"peak_memory", process_memory().peak}};
     if (result->invalid > 0) json["first_invalid"] = result->first_invalid;
-    return write_output(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n") ? 0 : 1;
+    return print_json(json);
   }
   if (result->invalid > 0) {
     fmt::print(stderr, "left out {} lines; the first: {}\n", result->invalid,
@@ -145,11 +141,11 @@ int prepare_data(const PrepareFlags& flags) {
     fmt::print("learned      {} tokens, {:.1f}%: the others are read, but not learned\n",
                about.learned, 100 * learned);
   }
-  print_epoch(window, about.tokens);
+  print_epoch(epoch, about.tokens);
   fmt::print(
       "wrote        {}.bin, .idx, {}.json in {:.1f} s\nTry:         rookery train --data {} "
       "-o runs/{}-model\n",
-      name.string(), result->has_mask ? ".mask, " : "", seconds(), name.string(),
+      name.string(), result->has_mask ? ".mask, " : "", seconds, name.string(),
       name.filename().string());
   return 0;
 }
@@ -160,175 +156,114 @@ struct InfoFlags {
   bool json = false;
 };
 
-struct IdRange {
-  int64_t least = 0, most = 0, zeros = 0;
-};
-
-IdRange scan(TokenSpan tokens) {
-  Progress progress(stderr, {.title = "scanning", .total = tokens.size()});
-  constexpr int64_t kBlock = int64_t{1} << 22;
-  IdRange range{tokens[0], tokens[0], 0};
-  for (int64_t begin = 0; begin < tokens.size(); begin += kBlock) {
-    progress.update(begin);
-    check(!stop_requested(), "stopped");
-    const int64_t end = std::min(begin + kBlock, tokens.size());
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t id = tokens[i];
-      range.least = std::min(range.least, id);
-      range.most = std::max(range.most, id);
-      range.zeros += id == 0 ? 1 : 0;
-    }
-  }
-  return range;
-}
-
-// The first tokens as text, with the ends of documents as marks.
-std::string beginning(TokenSpan tokens, int64_t count, const Tokenizer& tokenizer) {
-  std::string text;
-  for (int64_t i = 0; i < std::min(count, tokens.size()); ++i) {
-    const int64_t id = tokens[i];
-    check(id >= 0 && id < tokenizer.vocab_size(),
-          "token {} of the data is {}: the tokenizer '{}' has 0 to {}; is it another one?", i, id,
-          tokenizer.name(), tokenizer.vocab_size() - 1);
-    text += id == 0 ? kDocumentMark : tokenizer.bytes_of(static_cast<int32_t>(id));
-  }
-  return printable(text);
-}
-
 int data_info(const InfoFlags& flags) {
   const std::optional<fs::path> name = prepared_name(flags.name);
-  check(name.has_value(),
-        "'{}' is no prepared data: expected NAME, NAME.bin or NAME.idx of rookery data prepare",
-        flags.name);
+  check(name.has_value()) ||
+      fail("'{}' is no prepared data: expected NAME, NAME.bin or NAME.idx of rookery data prepare",
+           flags.name);
   const PreparedData data(*name);
   const TokenSpan tokens = data.tokens.tokens();
   catch_signals();
-  std::vector<int32_t> lengths(static_cast<size_t>(data.tokens.sequences()));
-  for (size_t i = 0; i < lengths.size(); ++i) {
-    lengths[i] = data.tokens.size_of_sequence(static_cast<int64_t>(i));
+  std::optional<PreparedSummary> summary;
+  {
+    Progress progress(stderr, {.title = "scanning", .total = tokens.size()});
+    summary = summarise(data, [&](int64_t done) {
+      progress.update(done);
+      return !stop_requested();
+    });
   }
-  const auto middle = lengths.begin() + static_cast<std::ptrdiff_t>(lengths.size() / 2);
-  std::nth_element(lengths.begin(), middle, lengths.end());
-  const int32_t median = *middle;
-  const auto [shortest, longest] = std::minmax_element(lengths.begin(), lengths.end());
-  const IdRange ids = scan(tokens);
-  const std::span<const uint8_t> mask = data.mask();
-  const int64_t learned =
-      mask.empty() ? tokens.size() : std::count(mask.begin(), mask.end(), uint8_t{1});
-  if (!mask.empty()) {
-    const int64_t others = tokens.size() - learned - std::count(mask.begin(), mask.end(), 0);
-    check(others == 0, "'{}' has {} bytes that are neither 0 nor 1: it is no mask",
-          mask_of(*name).string(), others);
-  }
+  check(summary.has_value()) || fail("stopped");
+  const PreparedSummary& s = *summary;
+  const EpochSummary epoch = summarise_epoch(s.tokens, flags.context);
   std::unique_ptr<Tokenizer> tokenizer;
   if (!flags.tokenizer.empty()) {
-    tokenizer = tokenizer_of_flag(flags.tokenizer);
+    tokenizer = named_tokenizer(flags.tokenizer);
   } else if (data.about) {
     tokenizer = parse_tokenizer(data.about->tokenizer, about_of(*name).string());
   }
-  const Json window = epoch(tokens.size(), flags.context);
   Json json = {{"name", name->string()},
-               {"type", name_of(tokens.type())},
-               {"sequences", data.tokens.sequences()},
-               {"documents", data.tokens.documents()},
-               {"tokens", tokens.size()},
-               {"lengths", {{"min", *shortest}, {"median", median}, {"max", *longest}}},
-               {"ids", {{"min", ids.least}, {"max", ids.most}}},
-               {"zeros", ids.zeros},
-               {"mask", !mask.empty()},
-               {"learned", learned},
-               {"epoch", window}};
+               {"type", name_of(s.type)},
+               {"sequences", s.sequences},
+               {"documents", s.documents},
+               {"tokens", s.tokens},
+               {"lengths", {{"min", s.shortest}, {"median", s.median}, {"max", s.longest}}},
+               {"ids", {{"min", s.least_id}, {"max", s.largest_id}}},
+               {"zeros", s.zeros},
+               {"mask", s.has_mask},
+               {"learned", s.learned},
+               {"epoch", epoch_json(epoch)}};
   if (data.about) {
     json["bytes"] = data.about->bytes;
     json["tokenizer"] = data.about->tokenizer_name;
     json["vocabulary"] = data.about->vocabulary;
   }
-  if (tokenizer != nullptr) json["beginning"] = beginning(tokens, flags.show, *tokenizer);
-  if (flags.json) {
-    return write_output(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n") ? 0 : 1;
+  if (tokenizer != nullptr) {
+    json["beginning"] = printable(text_of_beginning(tokens, flags.show, *tokenizer));
   }
-  fmt::print("sequences    {}, of {} documents\n", data.tokens.sequences(),
-             data.tokens.documents());
-  fmt::print("tokens       {} ({}), {} to {} in a sequence, median {}\n", tokens.size(),
-             name_of(tokens.type()), *shortest, *longest, median);
-  fmt::print("ids          {} to {}, {} of them 0 (ends of documents)\n", ids.least, ids.most,
-             ids.zeros);
+  if (flags.json) return print_json(json);
+  const auto of_tokens = [&](int64_t count) {
+    return static_cast<double>(count) / static_cast<double>(s.tokens);
+  };
+  fmt::print("sequences    {}, of {} documents\n", s.sequences, s.documents);
+  fmt::print("tokens       {} ({}), {} to {} in a sequence, median {}\n", s.tokens, name_of(s.type),
+             s.shortest, s.longest, s.median);
+  fmt::print("ids          {} to {}, {} of them 0 (ends of documents)\n", s.least_id, s.largest_id,
+             s.zeros);
   if (data.about) {
     fmt::print("bytes        {} of text, {:.3f} per token\n", data.about->bytes,
-               static_cast<double>(data.about->bytes) / static_cast<double>(tokens.size()));
+               of_tokens(data.about->bytes));
     fmt::print("tokenizer    {}, {} tokens\n", data.about->tokenizer_name, data.about->vocabulary);
   } else {
     fmt::print("tokenizer    unknown: there is no {}\n", about_of(*name).string());
   }
-  if (!mask.empty()) {
-    fmt::print("learned      {} tokens, {:.1f}%\n", learned,
-               100 * static_cast<double>(learned) / static_cast<double>(tokens.size()));
+  if (s.has_mask) {
+    fmt::print("learned      {} tokens, {:.1f}%\n", s.learned, 100 * of_tokens(s.learned));
   }
-  print_epoch(window, tokens.size());
+  print_epoch(epoch, s.tokens);
   if (json.contains("beginning")) fmt::print("beginning    {}\n", json["beginning"].dump());
   return 0;
 }
 
 struct WindowsFlags {
-  DataFlags data;
+  DataOptions data;
   TrainOptions options;
   std::string order = "shuffled", output;
-  int64_t steps = 0;
   bool force = false, json = false;
   std::shared_ptr<int> threads;
 };
 
-// Has a run of `rookery train` with the same flags read the same windows: RunData and
-// batches_of_step() are that verb's own.
-int write_windows(WindowsFlags& flags) {
+int windows_file(WindowsFlags& flags) {
   TrainOptions& options = flags.options;
   options.order = parse_window_order(flags.order);
-  options.schedule.total_steps = flags.steps;
-  validate(options);
-  std::error_code absent;
-  check(flags.force || !fs::exists(flags.output, absent),
-        "'{}' exists already: choose another name, or replace it with --force", flags.output);
+  require_new_file(flags.output, flags.force);
   ThreadPool pool(resolve_threads(*flags.threads));
-  const RunData data(flags.data.files, flags.data.validation_files,
-                     choose_tokenizer(flags.data, nullptr), pool);
-  check(data.training().mask.empty(),
-        "'{}' has a mask, and windows are tokens only: prepare it with --no-mask",
-        flags.data.files.front());
-  // Any id that fits into the file: which model will read it is not known.
-  const Loader loader = data.loader(options, int64_t{1} << 31);
-  AtomicFile file(flags.output);
-  Progress progress(stderr, {.title = "windows", .total = flags.steps});
+  const RunData data(flags.data, choose_tokenizer(flags.data, nullptr), pool);
+  const int64_t steps = options.schedule.total_steps;
+  Progress progress(stderr, {.title = "windows", .total = steps});
   catch_signals();
-  for (int64_t step = 0; step < flags.steps; ++step) {
-    check(!stop_requested(), "stopped: nothing was written");
-    const TrainingBatch batch = batches_of_step(loader, options, step).front();
-    std::vector<int32_t> rows;
-    for (size_t i = 1; i < batch.offsets.size(); ++i) {
-      const auto end = batch.tokens.begin() + batch.offsets[i];
-      rows.insert(rows.end(), end - options.context, end);
-      rows.push_back(batch.targets[static_cast<size_t>(batch.offsets[i] - 1)]);
-    }
-    file.write(rows.data(), static_cast<int64_t>(rows.size() * sizeof(int32_t)));
-    progress.update(step + 1);
-  }
-  const int64_t bytes = file.size();
-  file.commit();
+  const std::optional<WrittenWindows> written =
+      write_windows(flags.output, data, options, [&](int64_t done) {
+        progress.update(done);
+        return !stop_requested();
+      });
+  check(written.has_value()) || fail("stopped: nothing was written");
+  progress.update(steps);
   progress.finish();
   if (flags.json) {
-    const Json json = {{"shape", {flags.steps, options.batch, options.context + 1}},
+    return print_json({{"shape", {steps, options.batch, options.context + 1}},
                        {"type", "i32"},
-                       {"bytes", bytes},
+                       {"bytes", written->bytes},
                        {"order", name_of(options.order)},
-                       {"magic_prime", loader.magic_prime()},
-                       {"windows_per_epoch", loader.windows_per_epoch()}};
-    return write_output(json.dump() + "\n") ? 0 : 1;
+                       {"magic_prime", written->magic_prime},
+                       {"windows_per_epoch", written->windows_per_epoch}});
   }
-  fmt::print("windows      {} steps x {} windows x {} tokens (i32)\n", flags.steps, options.batch,
+  fmt::print("windows      {} steps x {} windows x {} tokens (i32)\n", steps, options.batch,
              options.context + 1);
-  fmt::print("epoch        {} windows: {:.2f} epochs\n", loader.windows_per_epoch(),
-             static_cast<double>(flags.steps) * static_cast<double>(options.batch) /
-                 static_cast<double>(loader.windows_per_epoch()));
-  fmt::print("wrote        {}: {}\n", flags.output, format_bytes(static_cast<double>(bytes)));
+  fmt::print("epoch        {} windows: {:.2f} epochs\n", written->windows_per_epoch,
+             static_cast<double>(steps) * static_cast<double>(options.batch) /
+                 static_cast<double>(written->windows_per_epoch));
+  fmt::print("wrote        {}: {}\n", flags.output,
+             format_bytes(static_cast<double>(written->bytes)));
   return 0;
 }
 
@@ -407,7 +342,7 @@ std::function<int()> add_windows(CLI::App& data) {
       ->type_name("FILE");
   verb->add_option("--validation-data", f.data.validation_files,
                    "If the run has it: nothing of the data is held out then");
-  verb->add_option("--steps", f.steps, "Steps of the run")
+  verb->add_option("--steps", f.options.schedule.total_steps, "Steps of the run")
       ->required()
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 31).description(""));
   f.options.batch = 16;
@@ -438,7 +373,7 @@ std::function<int()> add_windows(CLI::App& data) {
       wrong_usage("--magic-prime belongs to --order magic-prime");
     }
     if (magic && fraction->count() == 0) flags->options.validation_fraction = 0;
-    return write_windows(*flags);
+    return windows_file(*flags);
   };
 }
 

@@ -1,18 +1,28 @@
 // `rookery eval`: how well a model predicts text, last words, and right answers among wrong ones.
 // What each number means is in docs/evaluation.md.
 
-#include <chrono>
-#include <cmath>
+#include <filesystem>
 #include <fstream>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
-#include "reporting/progress.h"
-#include "cli/verbs.h"
-#include "io/file.h"
+#include "checkpoints/load.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/signals.h"
+#include "core/timing.h"
 #include "evaluation/documents.h"
-#include "evaluation/last_word.h"
-#include "reporting/line_plot.h"
-#include "evaluation/multiple_choice.h"
-#include "evaluation/perplexity.h"
+#include "evaluation/files.h"
+#include "io/file.h"
+#include "reporting/numbers.h"
+#include "reporting/progress.h"
+#include "text/utf8_stream.h"
 
 namespace rookery::cli {
 namespace {
@@ -53,8 +63,8 @@ void check_replaceable(const std::string& path, std::string_view begins, std::st
   std::string start(4096, '\0');
   file.read(start.data(), static_cast<std::streamsize>(start.size()));
   start.resize(static_cast<size_t>(file.gcount()));
-  check(start.empty() || (start.starts_with(begins) && start.find(holds) != std::string::npos),
-        "'{}' exists and was not written by rookery eval: choose another name", path);
+  check(start.empty() || (start.starts_with(begins) && start.find(holds) != std::string::npos)) ||
+      fail("'{}' exists and was not written by rookery eval: choose another name", path);
 }
 
 // One JSON object per item, if a file was named. The file appears when all are in it.
@@ -82,20 +92,39 @@ class ItemFile {
 struct Run {
   explicit Run(const EvalOptions& options)
       : items(options.per_item),
-        loaded(load_model(options.model, *options.dtype, resolve_device(*options.device))),
-        tokenizer(require_tokenizer(loaded, *options.tokenizer)),
+        loaded(load_on(*options.device, options.model, *options.dtype)),
+        tokenizer(tokenizer_for(loaded, *options.tokenizer)),
         pool(resolve_threads(*options.threads)) {
     catch_signals();
   }
-  double seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
+  double seconds() const { return watch.seconds(); }
 
   ItemFile items;  // first: whether it can be written is known at once
   LoadedModel loaded;
   std::unique_ptr<Tokenizer> tokenizer;
   ThreadPool pool;
-  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+  Stopwatch watch;
+};
+
+// Shows how far a measure has come, and ends it after a signal.
+class Bar {
+ public:
+  explicit Bar(std::string title) : title_(std::move(title)) {}
+  OnProgress callback() {
+    return [this](const EvaluationProgress& at) {
+      if (!bar_) bar_.emplace(stderr, ProgressOptions{.title = title_, .total = at.total});
+      const double rate = static_cast<double>(at.tokens_read) / watch_.seconds();
+      bar_->update(at.done, fmt::format("{} tokens/s", format_count(rate)));
+      return !stop_requested();
+    };
+  }
+  // Leaves the last line; what is printed next stands below it.
+  void end() { bar_.reset(); }
+
+ private:
+  std::string title_;
+  Stopwatch watch_;
+  std::optional<Progress> bar_;
 };
 
 Json or_null(std::optional<double> value) { return value ? Json(*value) : Json(nullptr); }
@@ -165,17 +194,8 @@ std::string start_text(const EvalOptions& options) {
 
 // perplexity
 
-double middle_of(const PositionBin& bin) {
-  return std::sqrt(static_cast<double>(bin.first) * static_cast<double>(bin.last));
-}
-
 void write_plot(const std::string& path, const PerplexityResult& result, const std::string& title) {
-  std::vector<PlotPoint> points;
-  for (const PositionBin& bin : result.bins) {
-    points.push_back({middle_of(bin), bin.nats.value(), bin.nats.error().value_or(0)});
-  }
-  const std::string svg = line_plot_svg(
-      points, {.title = title, .x = "position in the context (tokens)", .y = "nats per token"});
+  const std::string svg = loss_by_position_svg(result, title);
   AtomicFile file(path);
   file.write(svg.data(), static_cast<int64_t>(svg.size()));
   file.commit();
@@ -225,44 +245,7 @@ Json perplexity_json(const PerplexityResult& r) {
   return json;
 }
 
-// Bytes of these files together; 0 if unknown.
-int64_t size_of_files(const std::vector<std::string>& files) {
-  int64_t total = 0;
-  for (const std::string& file : files) {
-    std::error_code error;
-    const uintmax_t size = std::filesystem::file_size(file, error);
-    if (error || size > static_cast<uintmax_t>(INT64_MAX - total)) return 0;
-    total += static_cast<int64_t>(size);
-  }
-  return total;
-}
-
-// Feeds the documents of all files; false if the user interrupted.
-bool read_documents(const EvalOptions& common, Perplexity& perplexity) {
-  for (const std::string& file : common.data) {
-    int64_t documents = 0;
-    bool begun = false;
-    DocumentReader reader(file);
-    DocumentPiece piece;
-    while (reader.next(piece)) {
-      begun = begun || !piece.text.empty();
-      bool more = false;
-      try {
-        more = perplexity.add(piece.text, piece.ends);
-      } catch (const Error& error) {
-        fail("{}: {}", reader.where(), error.what());
-      }
-      if (!more) return !stop_requested();
-      if (!piece.ends) continue;
-      if (begun) ++documents;
-      begun = false;
-      if (common.limit > 0 && documents == common.limit) break;
-    }
-  }
-  return true;
-}
-
-int measure_perplexity(const PerplexityFlags& flags) {
+int eval_perplexity(const PerplexityFlags& flags) {
   const EvalOptions& common = flags.common;
   PerplexityOptions options{.reset = !flags.no_reset,
                             .context = flags.context,
@@ -270,30 +253,16 @@ int measure_perplexity(const PerplexityFlags& flags) {
                             .start_token = !common.no_start_token,
                             .bins = flags.bins,
                             .reading = common.reading()};
-  try {
-    validate(options);
-  } catch (const Error& error) {
-    wrong_usage("{}", error.what());
-  }
+  or_wrong_usage([&] { validate(options); });
   // Missing files are known before the model is read.
   check_replaceable(flags.plot, "<svg", "");
   for (const std::string& file : common.data) DocumentReader{file};
   Run run(common);
-  Progress progress(
-      stderr, {.title = "eval",
-               .total = flags.max_tokens > 0 ? flags.max_tokens : size_of_files(common.data)});
-  Perplexity* running = nullptr;
-  options.go_on = [&] {
-    const double rate = static_cast<double>(running->tokens_read()) / run.seconds();
-    progress.update(flags.max_tokens > 0 ? running->tokens_predicted() : running->bytes_predicted(),
-                    fmt::format("{} tokens/s", format_count(rate)));
-    return !stop_requested();
-  };
-  Perplexity perplexity(*run.loaded.model, *run.tokenizer, run.pool, options);
-  running = &perplexity;
+  Bar bar("eval");
   int64_t document = 0;
+  std::function<void(const DocumentScore&)> on_document;
   if (run.items) {
-    perplexity.on_document = [&](const DocumentScore& score) {
+    on_document = [&](const DocumentScore& score) {
       run.items.write({{"document", document++},
                        {"tokens", score.tokens},
                        {"bytes", score.bytes},
@@ -301,14 +270,13 @@ int measure_perplexity(const PerplexityFlags& flags) {
                        {"nats", score.nats}});
     };
   }
-  const bool partial = !read_documents(common, perplexity);
-  perplexity.finish();
+  const PerplexityOfFiles measured =
+      measure_perplexity(common.data, common.limit, *run.loaded.model, *run.tokenizer, run.pool,
+                         options, bar.callback(), on_document);
+  bar.end();
   const double seconds = run.seconds();
-  const PerplexityResult result = perplexity.result();
-  check(result.tokens > 0 || !partial, "interrupted before the first result");
-  check(result.tokens > 0, "there is no text to predict in {}: expected at least {}",
-        printable(fmt::format("{}", fmt::join(common.data, ", "))),
-        common.no_start_token ? "two tokens" : "one token");
+  const PerplexityResult& result = measured.result;
+  const bool partial = measured.partial;
 
   const std::string prompt = fmt::format(
       "{}{}; {}", start_text(common), flags.context > 0 ? "windows of a document" : "document",
@@ -326,36 +294,18 @@ int measure_perplexity(const PerplexityFlags& flags) {
     json["context"] = flags.context;
     json["reset"] = !flags.no_reset;
     json.update(perplexity_json(result));
-    put_speed(json, seconds, perplexity.tokens_read());
+    put_speed(json, seconds, measured.tokens_read);
     return finish(run, partial, json.dump() + "\n");
   }
   std::string text = partial ? "PARTIAL\n" : "";
   text += head_text(run, prompt) + perplexity_text(result);
-  return finish(run, partial, text + speed_text(seconds, perplexity.tokens_read()));
+  return finish(run, partial, text + speed_text(seconds, measured.tokens_read));
 }
 
 // Items
 
-// Scores one file with a progress bar. False if the user interrupted.
-bool score_file(const std::string& file, ItemForm form, const EvalOptions& options, Run& run,
-                Scorer& scorer, const std::function<void(const ItemScores&)>& on_item) {
-  const int64_t total = count_items(file, form, options.limit);
-  Progress progress(stderr, {.title = std::filesystem::path(file).stem().string(), .total = total});
-  int64_t done = 0;
-  ItemRun items{.limit = options.limit,
-                .on_item =
-                    [&](const ItemScores& scores) {
-                      on_item(scores);
-                      ++done;
-                    },
-                .go_on =
-                    [&] {
-                      const double rate = static_cast<double>(scorer.tokens_read()) / run.seconds();
-                      progress.update(done, fmt::format("{} tokens/s", format_count(rate)));
-                      return !stop_requested();
-                    }};
-  score_items(file, form, *run.tokenizer, scorer, items);
-  return done == total;
+std::string title_of(const std::string& file) {
+  return std::filesystem::path(file).stem().string();
 }
 
 ScorerOptions scorer_options(const EvalOptions& options) {
@@ -371,24 +321,29 @@ Json item_json(const std::string& file, const ItemScores& scores) {
           {"continuation_ids", scores.continuation_ids}};
 }
 
-int measure_last_words(const EvalOptions& options) {
+int eval_last_words(const EvalOptions& options) {
   const std::string& file = options.data.front();
   DocumentReader{file};
   Run run(options);
   Scorer scorer(*run.loaded.model, run.pool, scorer_options(options));
-  LastWord measure;
-  const bool partial = !score_file(file, ItemForm::kContinuation, options, run, scorer,
-                                   [&](const ItemScores& scores) {
-                                     measure.add(scores);
-                                     if (!run.items) return;
-                                     const Score& score = scores.scores.front();
-                                     Json json = item_json(file, scores);
-                                     json["log_probability"] = score.log_probability;
-                                     json["tokens"] = score.tokens;
-                                     json["greedy"] = score.greedy;
-                                     run.items.write(json);
-                                   });
-  check(measure.items() > 0, "interrupted before the first result");
+  Bar bar(title_of(file));
+  const LastWordsOfFile measured = measure_last_words(file, *run.tokenizer, scorer,
+                                                      {.limit = options.limit,
+                                                       .on_progress = bar.callback(),
+                                                       .on_item = [&](const ItemScores& scores) {
+                                                         if (!run.items) return;
+                                                         const Score& score = scores.scores.front();
+                                                         Json json = item_json(file, scores);
+                                                         json["log_probability"] =
+                                                             score.log_probability;
+                                                         json["tokens"] = score.tokens;
+                                                         json["greedy"] = score.greedy;
+                                                         run.items.write(json);
+                                                       }});
+  bar.end();
+  const LastWord& measure = measured.measure;
+  const bool partial = measured.partial;
+  check(measure.items() > 0) || fail("interrupted before the first result");
   const double seconds = run.seconds();
   const std::string prompt = start_text(options) + "context | continuation";
   if (options.json) {
@@ -399,7 +354,7 @@ int measure_last_words(const EvalOptions& options) {
     put(json, "accuracy", measure.accuracy());
     put(json, "perplexity", measure.perplexity());
     put(json, "token_perplexity", measure.token_perplexity());
-    put_speed(json, seconds, scorer.tokens_read());
+    put_speed(json, seconds, measured.tokens_read);
     return finish(run, partial, json.dump() + "\n");
   }
   std::string text = partial ? "PARTIAL\n" : "";
@@ -410,7 +365,7 @@ int measure_last_words(const EvalOptions& options) {
   text += row("Perplexity", with_error(measure.perplexity()) + " (per item)");
   text += row("Token perplexity", with_error(measure.token_perplexity()) +
                                       fmt::format(" ({} tokens)", measure.tokens()));
-  return finish(run, partial, text + speed_text(seconds, scorer.tokens_read()));
+  return finish(run, partial, text + speed_text(seconds, measured.tokens_read));
 }
 
 Json choice_json(const std::string& file, const ItemScores& scores) {
@@ -428,7 +383,7 @@ Json choice_json(const std::string& file, const ItemScores& scores) {
   return json;
 }
 
-int measure_choices(const EvalOptions& options) {
+int eval_choices(const EvalOptions& options) {
   // Wrong items of any file are known before the first is scored.
   for (const std::string& file : options.data) {
     count_items(file, ItemForm::kChoices, options.limit);
@@ -440,17 +395,20 @@ int measure_choices(const EvalOptions& options) {
   Json tasks = Json::array();
   std::string text;
   for (const std::string& file : options.data) {
-    const double begun = run.seconds();
-    const int64_t read_before = scorer.tokens_read();
-    MultipleChoice measure;
-    partial =
-        !score_file(file, ItemForm::kChoices, options, run, scorer, [&](const ItemScores& scores) {
-          measure.add(scores);
-          if (run.items) run.items.write(choice_json(file, scores));
-        });
+    const Stopwatch watch;
+    Bar bar(title_of(file));
+    const ChoicesOfFile measured = measure_choices(file, *run.tokenizer, scorer,
+                                                   {.limit = options.limit,
+                                                    .on_progress = bar.callback(),
+                                                    .on_item = [&](const ItemScores& scores) {
+                                                      if (run.items)
+                                                        run.items.write(choice_json(file, scores));
+                                                    }});
+    bar.end();
+    const MultipleChoice& measure = measured.measure;
+    partial = measured.partial;
     if (measure.items() == 0) break;
-    const double seconds = run.seconds() - begun;
-    const int64_t read = scorer.tokens_read() - read_before;
+    const double seconds = watch.seconds();
     const std::optional<Estimate> norm = measure.accuracy_norm();
     Json task = {{"data", printable(file)},
                  {"items", measure.items()},
@@ -459,7 +417,7 @@ int measure_choices(const EvalOptions& options) {
     put(task, "acc", measure.accuracy());
     if (norm) put(task, "acc_norm", *norm);
     task["ties"] = measure.ties();
-    put_speed(task, seconds, read);
+    put_speed(task, seconds, measured.tokens_read);
     tasks.push_back(task);
     text += row("Data", printable(file) + (partial ? " (PARTIAL)" : ""));
     text += row("  Items", fmt::format("{}", measure.items()));
@@ -469,10 +427,10 @@ int measure_choices(const EvalOptions& options) {
     if (measure.ties() > 0) {
       text += row("  Ties", fmt::format("{}: the first choice counts", measure.ties()));
     }
-    text += "  " + speed_text(seconds, read);
+    text += "  " + speed_text(seconds, measured.tokens_read);
     if (partial) break;
   }
-  check(!tasks.empty(), "interrupted before the first result");
+  check(!tasks.empty()) || fail("interrupted before the first result");
   if (options.json) {
     Json json = head_of("choices", options, run, prompt, partial);
     json["tasks"] = tasks;
@@ -580,9 +538,9 @@ std::function<int()> add_eval(CLI::App& app) {
              true, "items");
 
   return [=] {
-    if (text->parsed()) return measure_perplexity(*flags);
-    if (words->parsed()) return measure_last_words(*word_options);
-    return measure_choices(*choice_options);
+    if (text->parsed()) return eval_perplexity(*flags);
+    if (words->parsed()) return eval_last_words(*word_options);
+    return eval_choices(*choice_options);
   };
 }
 

@@ -1,8 +1,20 @@
 // `rookery info`: what is in a checkpoint, or would be in a model of these sizes, and what a token
-// costs. Counts and operations are those of the paper's Table 2 (arXiv 2305.13048).
+// costs.
 
-#include "reporting/progress.h"
-#include "cli/verbs.h"
+#include <functional>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "checkpoints/load.h"
+#include "checkpoints/tokenizers.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "inspect/model_report.h"
+#include "reporting/numbers.h"
 
 namespace rookery::cli {
 namespace {
@@ -22,42 +34,6 @@ struct PaperModel {
 constexpr int64_t kPaperVocabulary = 50277;
 constexpr PaperModel kPaperModels[] = {{"169M", 12, 768}, {"430M", 24, 1024}, {"1.5B", 24, 2048},
                                        {"3B", 32, 2560},  {"7B", 32, 4096},   {"14B", 40, 5120}};
-
-int64_t flops(const Model& model) { return static_cast<int64_t>(forward_flops_per_token(model)); }
-// A backward pass is two more products for each one of the forward.
-int64_t training_flops(const Model& model) { return 3 * flops(model); }
-
-// As Model keeps them: matrices in `matrices`, vectors in float32.
-int64_t bytes_with(const Model& model, DType matrices) {
-  int64_t bytes = 0;
-  for (const Parameter& parameter : model.parameters()) {
-    bytes += parameter.value.count() * size_of(parameter.spec.is_matrix() ? matrices : DType::kF32);
-  }
-  return bytes;
-}
-
-Json parts(const Model& model) {
-  Json counts = Json::object();
-  for (const Parameter& parameter : model.parameters()) {
-    Json& count = counts[std::string(parameter.spec.part)];
-    count = (count.is_null() ? 0 : count.get<int64_t>()) + parameter.value.count();
-  }
-  return counts;
-}
-
-Json optimizer_groups(const Model& model) {
-  std::map<std::pair<bool, float>, int64_t> counts;
-  for (const Parameter& parameter : model.parameters()) {
-    const OptimizerGroup& group = parameter.spec.group;
-    counts[{group.weight_decay, group.rate_multiplier}] += parameter.value.count();
-  }
-  Json groups = Json::array();
-  for (const auto& [group, count] : counts) {
-    groups.push_back(
-        {{"rate_multiplier", group.second}, {"weight_decay", group.first}, {"parameters", count}});
-  }
-  return groups;
-}
 
 Json tensor_list(const Model& model, const TensorSource* source) {
   Json list = Json::array();
@@ -85,37 +61,34 @@ Json origin(const std::map<std::string, std::string>& metadata) {
   return state;
 }
 
-Json describe(const Model& model) {
-  const ModelConfig& config = model.config();
+Json report_json(const ModelReport& report) {
+  const ModelConfig& config = report.config;
+  Json parts = Json::object(), groups = Json::array(), bytes = Json::object();
+  for (const auto& [part, count] : report.parameters_by_part) parts[part] = count;
+  for (const ModelReport::Group& group : report.optimizer_groups) {
+    groups.push_back({{"rate_multiplier", group.rate_multiplier},
+                      {"weight_decay", group.weight_decay},
+                      {"parameters", group.parameters}});
+  }
+  for (const auto& [type, size] : report.bytes) bytes[std::string(name_of(type))] = size;
   return {{"generation", config.generation},
           {"layers", config.layers},
           {"width", config.width},
           {"attention_width", config.attention_width},
           {"ffn_width", config.ffn_width},
           {"vocabulary", config.vocabulary},
-          {"parameters", model.parameter_count()},
-          {"parameters_by_part", parts(model)},
-          {"optimizer_groups", optimizer_groups(model)},
-          {"bytes",
-           {{"f32", bytes_with(model, DType::kF32)},
-            {"f16", bytes_with(model, DType::kF16)},
-            {"bf16", bytes_with(model, DType::kBF16)}}},
-          {"state_bytes", model.state_layout().slot_size * size_of(DType::kF32)},
-          {"flops_per_token", flops(model)},
-          {"flops_per_token_training", training_flops(model)}};
-}
-
-// 169342464 -> "169,342,464"
-std::string grouped(int64_t number) {
-  std::string digits = std::to_string(number);
-  for (int64_t at = static_cast<int64_t>(digits.size()) - 3; at > 0; at -= 3)
-    digits.insert(at, ",");
-  return digits;
+          {"parameters", report.parameters},
+          {"parameters_by_part", parts},
+          {"optimizer_groups", groups},
+          {"bytes", bytes},
+          {"state_bytes", report.state_bytes},
+          {"flops_per_token", report.flops_per_token},
+          {"flops_per_token_training", report.flops_per_token_training}};
 }
 
 // Exact, and as the paper prints it.
 std::string exact_and_short(int64_t number) {
-  return fmt::format("{} ({:.3e})", grouped(number), static_cast<double>(number));
+  return fmt::format("{} ({:.3e})", format_grouped(number), static_cast<double>(number));
 }
 
 std::string as_table(const Json& info) {
@@ -136,19 +109,19 @@ std::string as_table(const Json& info) {
     line("weights stored as", stored);
   }
   line("generation", "RWKV-" + info["generation"].get<std::string>());
-  line("layers", grouped(number("layers")));
-  line("width", grouped(number("width")));
-  line("attention width", grouped(number("attention_width")));
-  line("ffn width", grouped(number("ffn_width")));
-  line("vocabulary", grouped(number("vocabulary")));
+  line("layers", format_grouped(number("layers")));
+  line("width", format_grouped(number("width")));
+  line("attention width", format_grouped(number("attention_width")));
+  line("ffn width", format_grouped(number("ffn_width")));
+  line("vocabulary", format_grouped(number("vocabulary")));
   line("parameters", exact_and_short(number("parameters")));
   for (const auto& [part, count] : info["parameters_by_part"].items()) {
-    line("  " + part, grouped(count.get<int64_t>()));
+    line("  " + part, format_grouped(count.get<int64_t>()));
   }
   for (const Json& group : info["optimizer_groups"]) {
     line(fmt::format("  rate x{}{}", group["rate_multiplier"].get<float>(),
                      group["weight_decay"].get<bool>() ? ", decays" : ""),
-         grouped(group["parameters"].get<int64_t>()));
+         format_grouped(group["parameters"].get<int64_t>()));
   }
   std::string bytes;
   for (const auto& [dtype, size] : info["bytes"].items()) {
@@ -182,17 +155,18 @@ int print_paper_table(bool json) {
   std::string table = fmt::format("{:<6}{:>7}{:>7}  {:<28}{:<28}{}\n", "model", "layers", "width",
                                   "parameters", "FLOP of a token", "in training");
   for (const PaperModel& paper : kPaperModels) {
-    const Model model =
-        Model::planned(make_config("4", paper.layers, paper.width, kPaperVocabulary));
+    const ModelReport report =
+        report_of(Model::planned(make_config("4", paper.layers, paper.width, kPaperVocabulary)));
     rows.push_back({{"name", paper.name},
                     {"layers", paper.layers},
                     {"width", paper.width},
-                    {"parameters", model.parameter_count()},
-                    {"flops_per_token", flops(model)},
-                    {"flops_per_token_training", training_flops(model)}});
-    table += fmt::format("{:<6}{:>7}{:>7}  {:<28}{:<28}{}\n", paper.name, paper.layers, paper.width,
-                         exact_and_short(model.parameter_count()), exact_and_short(flops(model)),
-                         exact_and_short(training_flops(model)));
+                    {"parameters", report.parameters},
+                    {"flops_per_token", report.flops_per_token},
+                    {"flops_per_token_training", report.flops_per_token_training}});
+    table +=
+        fmt::format("{:<6}{:>7}{:>7}  {:<28}{:<28}{}\n", paper.name, paper.layers, paper.width,
+                    exact_and_short(report.parameters), exact_and_short(report.flops_per_token),
+                    exact_and_short(report.flops_per_token_training));
   }
   write_output(json ? rows.dump(2) + "\n" : table);
   return 0;
@@ -203,7 +177,7 @@ int info(const InfoOptions& options) {
   Json result;
   if (!options.shape.empty()) {
     const Model model = Model::planned(parse_shape(options.shape));
-    result = describe(model);
+    result = report_json(report_of(model));
     if (options.tensors) result["tensors"] = tensor_list(model, nullptr);
   } else {
     if (options.model.empty()) {
@@ -211,16 +185,11 @@ int info(const InfoOptions& options) {
     }
     const LoadedModel loaded = look_at_model(options.model);
     const TensorSource source = open_checkpoint(loaded.file);
-    std::map<std::string, int64_t> stored;
-    for (const Parameter& parameter : loaded.model->parameters()) {
-      const StoredTensor* tensor = source.find(parameter.spec.name);
-      stored[std::string(tensor->stored_type())] += tensor->stored_bytes();
-    }
     result = {{"file", loaded.file.string()},
               {"format", loaded.format},
               {"file_bytes", source.file_bytes()},
-              {"stored", stored}};
-    result.update(describe(*loaded.model));
+              {"stored", stored_bytes(*loaded.model, source)}};
+    result.update(report_json(report_of(*loaded.model)));
     try {
       if (const auto tokenizer = find_tokenizer(loaded, "")) {
         result["tokenizer"] = tokenizer->name();

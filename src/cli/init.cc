@@ -1,8 +1,15 @@
 // `rookery init`: a fresh checkpoint, to train from or to compare programs with.
 
-#include "reporting/progress.h"
-#include "cli/verbs.h"
-#include "formats/safetensors.h"
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checkpoints/fresh_model.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "io/file.h"
+#include "reporting/numbers.h"
 
 namespace rookery::cli {
 namespace {
@@ -18,46 +25,26 @@ struct InitVerbOptions {
 };
 
 ModelConfig config_of(const InitVerbOptions& options) {
-  try {
+  return or_wrong_usage([&] {
     const ModelConfig config =
         make_config(options.generation, options.layers, options.width, options.vocabulary);
     // Generations 6 and 7 have low-rank matrices; find_generation() names those that this version
     // runs.
-    check(options.ranks.empty(),
-          "--ranks sets the low-rank matrices of generations 6 and 7, but RWKV-{} has none: leave "
-          "it out",
-          config.generation);
+    check(options.ranks.empty()) || fail(
+                                        "--ranks sets the low-rank matrices of generations 6 and "
+                                        "7, but RWKV-{} has none: leave it out",
+                                        config.generation);
     return config;
-  } catch (const Error& error) {
-    wrong_usage("{}", error.what());
-  }
+  });
 }
 
 int init(const InitVerbOptions& options) {
   const ModelConfig config = config_of(options);
-  std::error_code absent;
-  check(options.force || !std::filesystem::exists(options.output, absent),
-        "'{}' exists already: choose another name, or replace it with --force", options.output);
+  require_new_file(options.output, options.force);
   ThreadPool pool(default_threads());
   InitOptions init = options.init;
   if (options.dense_random) init.scheme = "random";
-  Model model = Model::initialised(config, init, pool);
-  if (options.dtype != DType::kF32) {
-    std::vector<NamedTensor> tensors;
-    for (const Parameter& parameter : model.parameters()) {
-      tensors.push_back({parameter.spec.name, parameter.value});
-    }
-    model = Model::from_tensors(tensors, matrix_type(options.dtype));
-  }
-  std::vector<StoredTensor> tensors;
-  for (const Parameter& parameter : model.parameters()) {
-    const Tensor& value = parameter.value;
-    tensors.push_back({parameter.spec.name, value.dtype, value.shape, value.data});
-  }
-  nlohmann::json about = {
-      {"generation", config.generation}, {"scheme", init.scheme}, {"seed", init.seed}};
-  if (config.vocabulary == 256) about["tokenizer"] = "bytes";
-  write_safetensors(options.output, tensors, {{"rookery", about.dump()}});
+  const Model model = write_fresh_model(options.output, config, init, options.dtype, pool);
   fmt::print(
       stderr,
       "wrote {}: RWKV-{}, {} layers, width {}, vocabulary {}, {} parameters, {} {}, seed {}\n",

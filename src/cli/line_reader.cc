@@ -121,8 +121,8 @@ LineReader::LineReader(std::filesystem::path history)
   std::error_code error;
   if (std::filesystem::is_regular_file(history_, error) &&
       std::filesystem::file_size(history_, error) > 0) {
-    check(read_text_file(history_).starts_with("_HiStOrY_V2_"),
-          "'{}' exists and is no history of lines: choose another name", history_.string());
+    check(read_text_file(history_).starts_with("_HiStOrY_V2_")) ||
+        fail("'{}' exists and is no history of lines: choose another name", history_.string());
   }
 #ifdef ROOKERY_LIBEDIT
   if (terminal_) begin_editing(history_);
@@ -169,19 +169,19 @@ LineReader::Event LineReader::read_plain(const std::function<bool()>& interrupte
     }
     if (ended_) return Event::kEnd;
     searched_ = buffer_.size();
-    check(buffer_.size() <= kLongestLine,
-          "a line of standard input has more than {} bytes: expected a question on each line",
-          kLongestLine);
+    check(buffer_.size() <= kLongestLine) ||
+        fail("a line of standard input has more than {} bytes: expected a question on each line",
+             kLongestLine);
     if (interrupted()) return Event::kInterrupted;
     pollfd input{STDIN_FILENO, POLLIN, 0};
     if (::ppoll(&input, 1, nullptr, &unblocked) < 0) {
-      check(errno == EINTR, "cannot wait for standard input ({})", std::strerror(errno));
+      check(errno == EINTR) || fail("cannot wait for standard input ({})", std::strerror(errno));
       continue;
     }
     char bytes[4096];
     const ssize_t got = ::read(STDIN_FILENO, bytes, sizeof(bytes));
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    check(got >= 0, "cannot read standard input ({})", std::strerror(errno));
+    check(got >= 0) || fail("cannot read standard input ({})", std::strerror(errno));
     ended_ = got == 0;
     buffer_.append(bytes, static_cast<size_t>(got));
   }

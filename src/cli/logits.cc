@@ -3,10 +3,21 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <numeric>
+#include <string>
+#include <vector>
 
-#include "cli/verbs.h"
+#include "checkpoints/load.h"
+#include "checkpoints/tokenizers.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "inference/sampler.h"
 #include "inference/session.h"
+#include "text/utf8_stream.h"
 
 namespace rookery::cli {
 namespace {
@@ -70,34 +81,26 @@ std::string all_logits(std::span<const float> logits) {
 }
 
 std::string best_logits(std::span<const float> logits, int64_t count, const Tokenizer* tokenizer) {
-  std::vector<int64_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const auto middle = ids.begin() + std::min<int64_t>(count, static_cast<int64_t>(ids.size()));
-  // Not finite is last, so that the order is one.
-  const auto key = [&](int64_t id) { return std::isnan(logits[id]) ? -INFINITY : logits[id]; };
-  std::partial_sort(ids.begin(), middle, ids.end(), [&](int64_t a, int64_t b) {
-    return key(a) != key(b) ? key(a) > key(b) : a < b;
-  });
+  const std::vector<int64_t> ids = best_tokens(logits, count);
+  const double top = std::isnan(logits[ids[0]]) ? -INFINITY : logits[ids[0]];
   double total = 0;
-  const double top = key(ids[0]);
   for (const float logit : logits) total += std::exp(logit - top);
   std::string text = "\"top\":[";
-  for (auto id = ids.begin(); id != middle; ++id) {
-    if (id != ids.begin()) text += ',';
-    text += fmt::format("{{\"id\":{}", *id);
+  for (const int64_t id : ids) {
+    if (id != ids.front()) text += ',';
+    text += fmt::format("{{\"id\":{}", id);
     if (tokenizer != nullptr) {
       text += ",\"text\":" +
-              nlohmann::json(printable(tokenizer->bytes_of(static_cast<int32_t>(*id)))).dump();
+              nlohmann::json(printable(tokenizer->bytes_of(static_cast<int32_t>(id)))).dump();
     }
-    text += fmt::format(",\"logit\":{},\"log_probability\":{}}}", exact(logits[*id]),
-                        exact(static_cast<float>(logits[*id] - top - std::log(total))));
+    text += fmt::format(",\"logit\":{},\"log_probability\":{}}}", exact(logits[id]),
+                        exact(static_cast<float>(logits[id] - top - std::log(total))));
   }
   return text + "]";
 }
 
 int print_logits(const LogitsOptions& options) {
-  const LoadedModel loaded =
-      load_model(options.model, *options.dtype, resolve_device(*options.device));
+  const LoadedModel loaded = load_on(*options.device, options.model, *options.dtype);
   const ModelConfig& config = loaded.model->config();
   const std::unique_ptr<Tokenizer> tokenizer = find_tokenizer(loaded, *options.tokenizer);
   const std::vector<int32_t> tokens = prompt_ids(*options.prompt, *loaded.model, tokenizer.get());

@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "cli/verbs.h"
+#include "cli/commands.h"
 
 namespace {
 

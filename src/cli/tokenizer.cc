@@ -1,16 +1,26 @@
 // `rookery tokenizer`: makes a tokenizer from text, and shows what one does with text.
 
-#include <algorithm>
-#include <array>
-#include <chrono>
-#include <fstream>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
-#include "reporting/progress.h"
-#include "cli/verbs.h"
+#include "checkpoints/tokenizers.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/signals.h"
+#include "core/timing.h"
 #include "io/file.h"
+#include "reporting/numbers.h"
+#include "reporting/progress.h"
+#include "text/utf8_stream.h"
 #include "tokenizers/bpe.h"
 #include "tokenizers/bpe_training.h"
-#include "tokenizers/load.h"
 
 namespace rookery::cli {
 namespace {
@@ -25,37 +35,6 @@ struct TokenizerFlags {
   int64_t vocabulary = 32768, memory = 1024;
   bool json = false, force = false;
 };
-
-// Whether a file is a tokenizer's and not a model's: it begins like one and has no zeros, which the
-// length at the beginning of a safetensors file has.
-bool looks_like_a_tokenizer(const fs::path& path) {
-  std::array<char, 8> begin{};
-  std::ifstream file(path, std::ios::binary);
-  file.read(begin.data(), begin.size());
-  check(file.gcount() > 0, "cannot read '{}': expected a tokenizer or a model", path.string());
-  const std::string_view text(begin.data(), static_cast<size_t>(file.gcount()));
-  const size_t first = std::min(text.find_first_not_of(" \t\r\n"), text.size() - 1);
-  return text.find('\0') == std::string_view::npos &&
-         (text[first] == '{' || (text[first] >= '0' && text[first] <= '9') ||
-          text.substr(first).starts_with("bytes"));
-}
-
-// What TOKENIZER names: "bytes", a vocabulary file, a model with its tokenizer, or a folder with
-// one of them.
-std::unique_ptr<Tokenizer> open_tokenizer(const std::string& name) {
-  if (name == "bytes") return tokenizer_from(name);
-  fs::path file = name;
-  if (fs::is_directory(file)) {
-    try {
-      file = find_model_file(name);
-    } catch (const Error&) {
-      return tokenizer_from(name);
-    }
-  }
-  if (looks_like_a_tokenizer(file)) return load_tokenizer(file);
-  const LoadedModel model = look_at_model(file.string());
-  return require_tokenizer(model, "");
-}
 
 std::string input_text(const TokenizerFlags& flags) {
   if (flags.text_option->count() > 0) return flags.text;
@@ -184,9 +163,7 @@ int info(const TokenizerFlags& flags) {
 }
 
 int train(const TokenizerFlags& flags) {
-  std::error_code absent;
-  check(flags.force || !fs::exists(flags.output, absent),
-        "'{}' exists already: choose another name, or replace it with --force", flags.output);
+  require_new_file(flags.output, flags.force);
   AtomicFile file(flags.output);  // a folder that cannot be written is found out before the work
   catch_signals();
   std::optional<Progress> progress;
@@ -203,14 +180,13 @@ int train(const TokenizerFlags& flags) {
     progress->update(done);
     return !stop_requested();
   };
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   const std::vector<fs::path> files(flags.data.begin(), flags.data.end());
   const TrainedBpe trained = train_bpe(files, options);
   if (progress) progress->finish();
   file.write(trained.definition.data(), static_cast<int64_t>(trained.definition.size()));
   file.commit();
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = watch.seconds();
   if (flags.json) {
     const Json report = {{"output", flags.output},           {"vocab_size", trained.vocabulary},
                          {"bytes", trained.bytes},           {"words", trained.words},

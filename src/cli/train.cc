@@ -1,378 +1,213 @@
-// rookery train: from scratch, from a model, or on from a checkpoint.
+// `rookery train`: from scratch, from a model, or on from a checkpoint.
 
-#include <chrono>
-#include <cmath>
+#include <algorithm>
 #include <cstdio>
-#include <numbers>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
 
-#include <fmt/ranges.h>
-
-#include "reporting/learning_curve.h"
-#include "reporting/progress.h"
-#include "cli/train_data.h"
-#include "cli/verbs.h"
-#include "core/cpu_info.h"
 #include "benchmarks/machine_limits.h"
-#include "ops/linear/product_cpu.h"
-#include "tokenizers/load.h"
-#include "training/checkpoint.h"
-#include "training/metrics.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/signals.h"
+#include "core/cpu_info.h"
+#include "core/device.h"
+#include "reporting/numbers.h"
+#include "reporting/progress.h"
+#include "training/run.h"
 
 namespace rookery::cli {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-// Bits per byte of text of a loss per token.
-double bits(double nats, double bytes_per_token) {
-  return nats / std::numbers::ln2 / bytes_per_token;
-}
-
 struct TrainFlags {
-  DataFlags data;
-  std::string out, resume, model;
-  std::string generation = "4", scheme = "released";
-  int64_t layers = 6, width = 192;
-  TrainOptions options;
+  RunOptions run;
+  std::string folder, resume;
   std::string products = "auto", schedule = "cosine", reset_documents = "auto", optimizer = "adamw",
               order = "shuffled";
-  int64_t steps = 1000;
-  double minutes = 0;
-  int64_t checkpoint_every = 200, keep = 3, validate_every = 100, validation_windows = 64;
   bool dry_run = false, json = false;
-  std::shared_ptr<int> threads;
-  std::shared_ptr<std::string> device_name;
-  Device device = Device::kCpu;
+  std::shared_ptr<int> threads = std::make_shared<int>(0);
+  std::shared_ptr<std::string> device;
 };
 
-// Everything of a run that is not in the trainer.
-struct Run {
-  std::filesystem::path folder;
-  RunState state;
-  std::optional<RunData> data;
-  std::unique_ptr<Trainer> trainer;
-  std::vector<TrainingBatch> validation;
-  double validation_bytes = 0;  // per target; 0: unknown
-};
+std::string amount(int64_t bytes) { return format_bytes(static_cast<double>(bytes)); }
 
-Model make_model(const TrainFlags& flags, int64_t vocabulary, ThreadPool& pool) {
-  if (!flags.model.empty()) return std::move(*load_model(flags.model, MatrixType::kF32).model);
-  InitOptions init{.scheme = flags.scheme, .seed = flags.options.seed};
-  if (flags.scheme == "released") init.embedding_scale = flags.options.schedule.rate;
-  return Model::initialised(make_config(flags.generation, flags.layers, flags.width, vocabulary),
-                            init, pool);
+nlohmann::json plan_json(const RunPlan& plan) {
+  const MemoryPlan& memory = plan.memory;
+  return {{"parameters", plan.parameters},
+          {"memory",
+           {{"weights", memory.weights},
+            {"bf16_weights", memory.low_weights},
+            {"gradients", memory.gradients},
+            {"moments", memory.moments},
+            {"activations", memory.activations},
+            {"activation_gradients", memory.activation_gradients},
+            {"scratch", memory.scratch},
+            {"program_and_data", plan.program},
+            {"total", plan.total_bytes()}}},
+          {"flops_per_token", plan.flops_per_token},
+          {"flops_per_step", plan.flops_per_step()},
+          {"flops_total", plan.flops()},
+          {"steps", plan.options.schedule.total_steps},
+          {"tokens_per_step", plan.options.tokens_per_step()}};
 }
 
-// Steps that fit into the time, by a few steps of a model that is thrown away.
-int64_t steps_in(const TrainFlags& flags, const RunData& data, int64_t vocabulary,
-                 ThreadPool& pool) {
-  TrainOptions options = flags.options;
-  options.schedule.total_steps = 1000;
-  Trainer trainer(make_model(flags, vocabulary, pool), options, pool, flags.device);
-  const Loader loader = data.loader(options, vocabulary);
-  trainer.step(loader);  // touches the memory for the first time
-  std::vector<double> seconds;
-  const auto start = Clock::now();
-  while (seconds.size() < 3 || (seconds_since(start) < 2 && seconds.size() < 20)) {
-    const auto before = Clock::now();
-    trainer.step(loader);
-    seconds.push_back(seconds_since(before));
+std::string plan_text(const RunPlan& plan) {
+  const ModelConfig& config = plan.config;
+  const TrainOptions& options = plan.options;
+  std::string text = fmt::format(
+      "model        RWKV-{}, {} layers, width {}, vocabulary {}: {} parameters\n"
+      "step         {} windows of {} tokens x {} = {} tokens\n"
+      "computing    {} FLOP per token, {} per step, {} in {} steps\n",
+      config.generation, config.layers, config.width, config.vocabulary, plan.parameters,
+      options.batch, options.context, options.accumulation, options.tokens_per_step(),
+      format_count(plan.flops_per_token), format_count(plan.flops_per_step()),
+      format_count(plan.flops()), options.schedule.total_steps);
+  const char* head = "memory";
+  const auto line = [&](const char* purpose, const std::string& bytes) {
+    text += fmt::format("{:13}{:22}{}\n", head, purpose, bytes);
+    head = "";
+  };
+  const MemoryPlan& memory = plan.memory;
+  line("weights", amount(memory.weights));
+  if (memory.low_weights > 0) line("bfloat16 copies", amount(memory.low_weights));
+  line("gradients", amount(memory.gradients));
+  line("Adam's moments", amount(memory.moments));
+  line("activations", amount(memory.activations));
+  line("their gradients", amount(memory.activation_gradients));
+  if (plan.on_gpu()) {
+    line("scratch", amount(memory.scratch));
+    line("on the GPU in all",
+         fmt::format("{} ({} free)", amount(plan.total_bytes()),
+                     amount(cuda::Device::get(plan.device.gpu).free_memory())));
   }
-  return std::max<int64_t>(static_cast<int64_t>(flags.minutes * 60 / median(seconds)), 10);
+  line("program, text", amount(plan.program));
+  if (!plan.on_gpu()) line("in all", amount(plan.total_bytes()));
+  return text;
 }
 
-void dry_run(const TrainFlags& flags, const ModelConfig& config, const TrainOptions& options,
-             int64_t steps, ThreadPool& pool) {
-  const MemoryPlan plan = plan_memory(config, options, pool, flags.device);
-  const Model model = Model::planned(config);
+int dry_run(const RunOptions& options, bool json, ThreadPool& pool) {
   // The product library compiles its kernels when it is first called, and that is part of a run's
   // memory.
-  if (flags.device == Device::kCpu) measure_product_rate(pool, options.products, 1);
-  const int64_t program = process_memory().resident + cpu::product_scratch_bytes(pool.threads());
-  const double forward = forward_flops_per_token(model);
-  const double per_step = 3 * forward * static_cast<double>(options.tokens_per_step());
-  // On a GPU the plan is the GPU's memory, and the program's is beside it.
-  const bool on_gpu = flags.device == Device::kCuda;
-  const int64_t total = plan.total() + (on_gpu ? 0 : program);
-  if (flags.json) {
-    const nlohmann::json json = {{"parameters", model.parameter_count()},
-                                 {"memory",
-                                  {{"weights", plan.weights},
-                                   {"bf16_weights", plan.low_weights},
-                                   {"gradients", plan.gradients},
-                                   {"moments", plan.moments},
-                                   {"activations", plan.activations},
-                                   {"activation_gradients", plan.activation_gradients},
-                                   {"scratch", plan.scratch},
-                                   {"program_and_data", program},
-                                   {"total", total}}},
-                                 {"flops_per_token", 3 * forward},
-                                 {"flops_per_step", per_step},
-                                 {"flops_total", per_step * static_cast<double>(steps)},
-                                 {"steps", steps},
-                                 {"tokens_per_step", options.tokens_per_step()}};
-    std::puts(json.dump().c_str());
-    return;
-  }
-  fmt::print("model        RWKV-{}, {} layers, width {}, vocabulary {}: {} parameters\n",
-             config.generation, config.layers, config.width, config.vocabulary,
-             model.parameter_count());
-  fmt::print("step         {} windows of {} tokens x {} = {} tokens\n", options.batch,
-             options.context, options.accumulation, options.tokens_per_step());
-  fmt::print("computing    {} FLOP per token, {} per step, {} in {} steps\n",
-             format_count(3 * forward), format_count(per_step),
-             format_count(per_step * static_cast<double>(steps)), steps);
-  fmt::print("memory       weights               {}\n",
-             format_bytes(static_cast<double>(plan.weights)));
-  if (plan.low_weights > 0) {
-    fmt::print("             bfloat16 copies       {}\n",
-               format_bytes(static_cast<double>(plan.low_weights)));
-  }
-  fmt::print("             gradients             {}\n",
-             format_bytes(static_cast<double>(plan.gradients)));
-  fmt::print("             Adam's moments        {}\n",
-             format_bytes(static_cast<double>(plan.moments)));
-  fmt::print("             activations           {}\n",
-             format_bytes(static_cast<double>(plan.activations)));
-  fmt::print("             their gradients       {}\n",
-             format_bytes(static_cast<double>(plan.activation_gradients)));
-  if (on_gpu) {
-    fmt::print("             scratch               {}\n",
-               format_bytes(static_cast<double>(plan.scratch)));
-    fmt::print("             on the GPU in all     {} ({} free)\n",
-               format_bytes(static_cast<double>(total)),
-               format_bytes(static_cast<double>(cuda::free_memory())));
-  }
-  fmt::print("             program, text         {}\n", format_bytes(static_cast<double>(program)));
-  if (!on_gpu) {
-    fmt::print("             in all                {}\n", format_bytes(static_cast<double>(total)));
-  }
+  if (options.device == Device::kCpu) measure_product_rate(pool, options.training.products, 1);
+  const RunPlan plan = plan_run(options, pool);
+  write_output(json ? plan_json(plan).dump() + "\n" : plan_text(plan));
+  return 0;
 }
 
-class Loop {
- public:
-  Loop(Run& run, const TrainFlags& flags, ThreadPool& pool)
-      : run_(run),
-        flags_(flags),
-        loader_(run.data->loader(run.state.options, run.trainer->model().config().vocabulary)),
-        metrics_(run.folder,
-                 run.trainer->steps_done() > 0 ? run.trainer->steps_done() : MetricsLog::kNewRun),
-        text_bytes_(run.data->training().bytes_per_token),
-        first_step_(run.trainer->steps_done()),
-        last_step_(run.state.options.schedule.total_steps) {
-    matrix_rate_ = measure_product_rate(pool, run.state.options.products, 3, flags.device);
+nlohmann::json summary_json(const RunSummary& summary, Device device) {
+  nlohmann::json json = {{"parameters", summary.parameters},
+                         {"step", summary.step},
+                         {"finished", summary.finished()},
+                         {"tokens_seen", summary.tokens_seen},
+                         {"loss", summary.loss},
+                         {"mean_loss", summary.mean_loss},
+                         {"validation_loss", summary.validation_loss},
+                         {"tokens_per_second", summary.tokens_per_second},
+                         {"seconds", summary.seconds},
+                         {"device", describe(device)},
+                         {"checkpoint", summary.checkpoint.string()},
+                         {"peak_memory", process_memory().peak}};
+  if (summary.mean_bits_per_byte) json["bits_per_byte"] = *summary.mean_bits_per_byte;
+  if (summary.validation_bits_per_byte) {
+    json["validation_bits_per_byte"] = *summary.validation_bits_per_byte;
   }
+  return json;
+}
 
-  void train() {
-    Trainer& trainer = *run_.trainer;
-    Progress progress(stderr, {.title = "train", .total = last_step_, .start = first_step_});
-    const int64_t tokens = run_.state.options.tokens_per_step();
-    const double flops = 3 * forward_flops_per_token(trainer.model()) * static_cast<double>(tokens);
-    while (trainer.steps_done() < last_step_ && !stop_requested()) {
-      const auto start = Clock::now();
-      const StepResult result = trainer.step(loader_);
-      const double seconds = seconds_since(start);
-      step_seconds_ += seconds;
-      const int64_t step = trainer.steps_done();
-      run_.state.step = step;
-      run_.state.tokens_seen += tokens;
-      time_ = step == first_step_ + 1 ? seconds : 0.9 * time_ + 0.1 * seconds;
-      std::vector<Metric> metrics;
-      if (result.targets > 0) {  // else the step had nothing to learn, and no loss
-        // The bar shows means: one step's loss jumps about.
-        loss_ = has_loss_ ? 0.95 * loss_ + 0.05 * result.loss : result.loss;
-        has_loss_ = true;
-        last_loss_ = result.loss;
-        metrics.push_back({"loss", result.loss});
-        if (text_bytes_ > 0) metrics.push_back({"bits_per_byte", bits(result.loss, text_bytes_)});
-        metrics.push_back({"learning_rate", result.learning_rate});
-        metrics.push_back({"gradient_norm", result.gradient_norm});
-      }
-      metrics.push_back({"tokens_per_second", static_cast<double>(tokens) / seconds});
-      metrics.push_back({"matrix_share", flops / seconds / matrix_rate_});
-      metrics.push_back({"tokens", static_cast<double>(run_.state.tokens_seen)});
-      progress.update(
-          step,
-          fmt::format(
-              "loss {:.3f}{}  lr {:.2e}  |g| {:.2f}  {} tok/s  {:.0f}% of peak", loss_,
-              text_bytes_ > 0 ? fmt::format("  {:.3f} bits/byte", bits(loss_, text_bytes_)) : "",
-              result.learning_rate, result.gradient_norm,
-              format_count(static_cast<double>(tokens) / time_),
-              100 * flops / time_ / matrix_rate_));
-      const bool last = step == last_step_;
-      if (!run_.validation.empty() &&
-          (last || (flags_.validate_every > 0 && step % flags_.validate_every == 0))) {
-        run_.state.validation_loss = trainer.evaluate(run_.validation);
-        metrics.push_back({"validation_loss", run_.state.validation_loss});
-        std::string line =
-            fmt::format("step {:>6}  validation {:.4f} nats", step, run_.state.validation_loss);
-        if (run_.validation_bytes > 0) {
-          const double validation_bits = bits(run_.state.validation_loss, run_.validation_bytes);
-          metrics.push_back({"validation_bits_per_byte", validation_bits});
-          line += fmt::format(" = {:.4f} bits/byte", validation_bits);
-        }
-        progress.message(line);
-      }
-      metrics_.record(step, metrics);
-      if (!last && run_.state.checkpoint_every > 0 && step % run_.state.checkpoint_every == 0)
-        save();
+std::string loss_text(double nats, const std::optional<double>& bits_per_byte) {
+  return bits_per_byte ? fmt::format("{:.3f} bits/byte", *bits_per_byte)
+                       : fmt::format("{:.3f} nats/token", nats);
+}
+
+std::string summary_text(const RunSummary& summary, const std::filesystem::path& folder) {
+  std::string text =
+      fmt::format("{} at step {} of {}: {} parameters, {} tokens seen, training {}",
+                  summary.finished() ? "Done" : "Stopped", summary.step, summary.last_step,
+                  summary.parameters, format_count(static_cast<double>(summary.tokens_seen)),
+                  loss_text(summary.mean_loss, summary.mean_bits_per_byte));
+  if (summary.validation_loss > 0) {
+    text += ", validation " + loss_text(summary.validation_loss, summary.validation_bits_per_byte);
+  }
+  text += fmt::format(", {} tokens/s\nCheckpoint: {}\n", format_count(summary.tokens_per_second),
+                      summary.checkpoint.string());
+  if (summary.finished()) {
+    return text + fmt::format("Model:      {}\nTry:        rookery generate {}\n",
+                              summary.model.string(), folder.string());
+  }
+  return text + fmt::format("Go on with: rookery train --resume {}\n", folder.string());
+}
+
+std::string step_text(const RunStep& step) {
+  std::string text = fmt::format("loss {:.3f}", step.mean_loss);
+  if (step.mean_bits_per_byte) text += fmt::format("  {:.3f} bits/byte", *step.mean_bits_per_byte);
+  text += fmt::format("  lr {:.2e}  |g| {:.2f}  {} tok/s", step.result.learning_rate,
+                      step.result.gradient_norm, format_count(step.tokens_per_second));
+  if (step.matmul_share) text += fmt::format("  {:.0f}% of peak", 100 * *step.matmul_share);
+  return text;
+}
+
+// With a bar, until the last step or a signal.
+int train(TrainingRun& run, const TrainFlags& flags, ThreadPool& pool) {
+  std::optional<Progress> progress;
+  RunObserver observer;
+  observer.on_start = [&](const RunStart& start) {
+    if (start.validation_batches == 0 && start.state.options.validation_fraction > 0) {
+      fmt::print(stderr,
+                 "No validation: {} of the data is less than a window of {} tokens, or nothing in "
+                 "it is to be learned.\n",
+                 start.state.options.validation_fraction, start.state.options.context);
     }
-    progress.finish();
-    if (run_.state.step > first_step_ || saved_.empty()) save();
-    if (run_.state.step == last_step_)
-      save_model(run_.folder / "model.safetensors", trainer.model(), run_.state);
-    draw_learning_curve(run_.folder);
-  }
-
-  nlohmann::json summary() const {
-    const int64_t steps = run_.state.step - first_step_;
-    nlohmann::json summary = {
-        {"parameters", run_.trainer->model().parameter_count()},
-        {"step", run_.state.step},
-        {"finished", run_.state.step == last_step_},
-        {"tokens_seen", run_.state.tokens_seen},
-        {"loss", last_loss_},
-        {"mean_loss", loss_},
-        {"validation_loss", run_.state.validation_loss},
-        {"tokens_per_second",
-         step_seconds_ > 0
-             ? static_cast<double>(steps * run_.state.options.tokens_per_step()) / step_seconds_
-             : 0.0},
-        {"seconds", step_seconds_},
-        {"device", describe(flags_.device)},
-        {"checkpoint", saved_.string()},
-        {"peak_memory", process_memory().peak}};
-    if (text_bytes_ > 0) summary["bits_per_byte"] = bits(loss_, text_bytes_);
-    if (run_.validation_bytes > 0) {
-      summary["validation_bits_per_byte"] = bits(run_.state.validation_loss, run_.validation_bytes);
-    }
-    return summary;
-  }
-
- private:
-  void save() { saved_ = save_checkpoint(run_.folder, *run_.trainer, run_.state); }
-
-  Run& run_;
-  const TrainFlags& flags_;
-  Loader loader_;
-  MetricsLog metrics_;
-  double text_bytes_;  // per token; 0: unknown
-  int64_t first_step_, last_step_;
-  bool has_loss_ = false;
-  double matrix_rate_ = 1, loss_ = 0, last_loss_ = 0, time_ = 0, step_seconds_ = 0;
-  std::filesystem::path saved_;
-};
-
-int run_training(Run& run, const TrainFlags& flags, ThreadPool& pool) {
-  run.validation = run.data->validation(run.state.options, run.trainer->model().config().vocabulary,
-                                        flags.validation_windows);
-  run.validation_bytes = run.data->bytes_per_target(run.validation);
-  if (run.validation.empty() && run.state.options.validation_fraction > 0) {
-    fmt::print(stderr,
-               "No validation: {} of the data is less than a window of {} tokens, or nothing in it "
-               "is to be learned.\n",
-               run.state.options.validation_fraction, run.state.options.context);
-  }
-  Loop loop(run, flags, pool);
-  catch_signals();
-  loop.train();
-  const nlohmann::json summary = loop.summary();
-  if (flags.json) {
-    std::puts(summary.dump().c_str());
-    return 0;
-  }
-  const bool finished = summary.at("finished");
-  const auto reported = [&](const char* loss, const char* bits_per_byte) {
-    return summary.contains(bits_per_byte)
-               ? fmt::format("{:.3f} bits/byte", summary.at(bits_per_byte).get<double>())
-               : fmt::format("{:.3f} nats/token", summary.at(loss).get<double>());
+    progress.emplace(
+        stderr,
+        ProgressOptions{.title = "train", .total = start.last_step, .start = start.first_step});
   };
-  fmt::print("{} at step {} of {}: {} parameters, {} tokens seen, training {}",
-             finished ? "Done" : "Stopped", run.state.step, run.state.options.schedule.total_steps,
-             summary.at("parameters").get<int64_t>(),
-             format_count(static_cast<double>(run.state.tokens_seen)),
-             reported("mean_loss", "bits_per_byte"));
-  if (run.state.validation_loss > 0) {
-    fmt::print(", validation {}", reported("validation_loss", "validation_bits_per_byte"));
-  }
-  fmt::print(", {} tokens/s\nCheckpoint: {}\n",
-             format_count(summary.at("tokens_per_second").get<double>()),
-             summary.at("checkpoint").get<std::string>());
-  if (finished) {
-    fmt::print("Model:      {}\nTry:        rookery generate {}\n",
-               (run.folder / "model.safetensors").string(), run.folder.string());
-  } else {
-    fmt::print("Go on with: rookery train --resume {}\n", run.folder.string());
-  }
+  observer.on_step = [&](const RunStep& step) { progress->update(step.step, step_text(step)); };
+  observer.on_validation = [&](const RunValidation& validation) {
+    progress->message(fmt::format(
+        "step {:>6}  validation {:.4f} nats{}", validation.step, validation.loss,
+        validation.bits_per_byte ? fmt::format(" = {:.4f} bits/byte", *validation.bits_per_byte)
+                                 : ""));
+  };
+  observer.should_stop = stop_requested;
+  const double matmul_rate =
+      measure_product_rate(pool, run.state().options.products, 3, flags.run.device);
+  catch_signals();
+  const RunSummary summary = run.train(observer, matmul_rate);
+  progress->finish();
+  write_output(flags.json ? summary_json(summary, flags.run.device).dump() + "\n"
+                          : summary_text(summary, run.folder()));
   return 0;
 }
 
 int train_anew(TrainFlags& flags) {
-  if (flags.data.files.empty() && !flags.dry_run) throw CLI::RequiredError("--data (or --resume)");
-  if (flags.out.empty() && !flags.dry_run) throw CLI::RequiredError("--out");
-  TrainOptions& options = flags.options;
-  flags.device = resolve_device(*flags.device_name);
-  options.products = flags.products != "auto"        ? parse_dtype(flags.products)
-                     : flags.device == Device::kCuda ? DType::kBF16
-                                                     : DType::kF32;
-  options.schedule.kind = parse_schedule_kind(flags.schedule);
-  options.schedule.total_steps = flags.steps;
-  options.order = parse_window_order(flags.order);
-  if (flags.optimizer == "adam") options.optimizer.weight_decay = 0;
+  RunOptions& options = flags.run;
+  if (options.data.files.empty() && !flags.dry_run)
+    throw CLI::RequiredError("--data (or --resume)");
+  if (flags.folder.empty() && !flags.dry_run) throw CLI::RequiredError("--out");
+  options.folder = flags.folder;
+  options.device = resolve_device(*flags.device);
+  options.training.products = flags.products != "auto"          ? parse_dtype(flags.products)
+                              : options.device == Device::kCuda ? DType::kBF16
+                                                                : DType::kF32;
+  options.training.schedule.kind = parse_schedule_kind(flags.schedule);
+  options.training.order = parse_window_order(flags.order);
+  if (flags.optimizer == "adam") options.training.optimizer.weight_decay = 0;
+  if (flags.reset_documents != "auto") options.reset_documents = flags.reset_documents == "on";
   ThreadPool pool(resolve_threads(*flags.threads));
-
-  std::optional<LoadedModel> loaded;
-  if (!flags.model.empty()) loaded = look_at_model(flags.model);
-  std::unique_ptr<Tokenizer> tokenizer = choose_tokenizer(flags.data, loaded ? &*loaded : nullptr);
-  const int64_t vocabulary =
-      loaded ? loaded->model->config().vocabulary : choose_vocabulary(flags.data, tokenizer.get());
-  Run run;
-  if (!flags.data.files.empty()) {
-    run.data.emplace(flags.data.files, flags.data.validation_files, std::move(tokenizer), pool);
-    // The public training code, whose order this is, goes on over the ends of documents.
-    options.reset_documents =
-        flags.reset_documents == "on" ||
-        (flags.reset_documents == "auto" && options.order == WindowOrder::kShuffled &&
-         run.data->training().has_documents);
-  }
-  // A warm-up as long as the run would never reach the rate.
-  const int64_t warmup = options.schedule.warmup_steps;
-  options.schedule.warmup_steps = std::min(warmup, flags.steps / 10);
-  if (flags.dry_run) {
-    validate(options);
-    const ModelConfig config =
-        loaded ? loaded->model->config()
-               : make_config(flags.generation, flags.layers, flags.width, vocabulary);
-    dry_run(flags, config, options, flags.steps, pool);
-    return 0;
-  }
-  run.folder = flags.out;
-  check(list_checkpoints(run.folder).empty() &&
-            !std::filesystem::exists(run.folder / "model.safetensors"),
-        "the folder '{}' holds a run already: go on with --resume {}, or choose another --out",
-        flags.out, flags.out);
-  // Says what does not fit before any memory is asked for.
-  run.data->check_ids(vocabulary);
-  options.magic_prime = run.data->loader(options, vocabulary).magic_prime();
-  if (flags.minutes > 0) {
-    flags.steps = options.schedule.total_steps = steps_in(flags, *run.data, vocabulary, pool);
-    options.schedule.warmup_steps = std::min(warmup, flags.steps / 10);
-  }
-  Model model = make_model(flags, vocabulary, pool);
-  run.trainer = std::make_unique<Trainer>(std::move(model), options, pool, flags.device);
-  const Tokenizer* known = run.data->tokenizer();
-  run.state = {.options = options,
-               .tokenizer = known == nullptr ? "" : std::string(known->name()),
-               .tokenizer_definition = known == nullptr ? "" : known->definition(),
-               .data_files = flags.data.files,
-               .data_hash = run.data->training().hash,
-               .validation_files = flags.data.validation_files,
-               .checkpoint_every = flags.checkpoint_every,
-               .keep = flags.keep,
-               .validate_every = flags.validate_every};
-  return run_training(run, flags, pool);
+  if (flags.dry_run) return dry_run(options, flags.json, pool);
+  std::optional<Progress> bar;  // appears if the data has to be read
+  TrainingRun run = TrainingRun::begin(options, pool, [&](int64_t done, int64_t total) {
+    if (!bar) bar.emplace(stderr, ProgressOptions{.title = "checking the ids", .total = total});
+    bar->update(done);
+    return true;
+  });
+  bar.reset();
+  return train(run, flags, pool);
 }
 
 int resume(TrainFlags& flags, const CLI::App& verb) {
@@ -392,53 +227,27 @@ int resume(TrainFlags& flags, const CLI::App& verb) {
           name);
     }
   }
+  const bool steps_given = verb.get_option("--steps")->count() > 0;
+  const int64_t steps = flags.run.training.schedule.total_steps;
+  flags.run.device = resolve_device(*flags.device);
   ThreadPool pool(resolve_threads(*flags.threads));
-  Run run;
-  std::filesystem::path file = flags.resume;
-  if (std::filesystem::is_directory(file)) {
-    const auto checkpoints = list_checkpoints(file);
-    check(!checkpoints.empty(), "the folder '{}' holds no checkpoint-*.safetensors to go on from",
-          flags.resume);
-    file = checkpoints.back();
+  TrainingRun run = TrainingRun::resume(flags.resume,
+                                        {.data_files = flags.run.data.files,
+                                         .validation_files = flags.run.data.validation_files,
+                                         .total_steps = steps_given ? steps : 0,
+                                         .validation_windows = flags.run.validation_windows,
+                                         .device = flags.run.device},
+                                        pool);
+  if (!run.finished()) return train(run, flags, pool);
+  const int64_t step = run.state().step;
+  if (steps_given) {
+    wrong_usage("--steps {}: the run is at step {} already, expected more steps", steps, step);
   }
-  run.folder = file.parent_path().empty() ? "." : file.parent_path();
-  flags.device = resolve_device(*flags.device_name);
-  Resumed resumed = load_checkpoint(file, pool, flags.device);
-  run.state = resumed.run;
-  run.trainer = std::move(resumed.trainer);
-  if (verb.get_option("--steps")->count() > 0 &&
-      flags.steps != run.state.options.schedule.total_steps) {
-    // A longer run is another schedule from here on.
-    run.state.options.schedule.total_steps = flags.steps;
-    validate(run.state.options);
-    run.trainer->set_schedule(run.state.options.schedule);
+  fmt::print(stderr, "This run is at its last step, {}: give a larger --steps to go on.\n", step);
+  if (flags.json) {
+    write_output(nlohmann::json{{"step", step}, {"finished", true}}.dump() + "\n");
   }
-  const auto& files = flags.data.files.empty() ? run.state.data_files : flags.data.files;
-  if (!flags.data.validation_files.empty()) {
-    run.state.validation_files = flags.data.validation_files;
-  }
-  std::unique_ptr<Tokenizer> tokenizer;
-  if (!run.state.tokenizer_definition.empty()) {
-    tokenizer = parse_tokenizer(run.state.tokenizer_definition, file.string());
-  }
-  run.data.emplace(files, run.state.validation_files, std::move(tokenizer), pool);
-  check(run.data->training().hash == run.state.data_hash,
-        "the text is not the one this run began with ({}): resume with the same --data, or start "
-        "anew with --model",
-        fmt::join(run.state.data_files, ", "));
-  flags.validate_every = run.state.validate_every;
-  if (run.state.step >= run.state.options.schedule.total_steps) {
-    if (verb.get_option("--steps")->count() > 0) {
-      wrong_usage("--steps {}: the run is at step {} already, expected more steps", flags.steps,
-                  run.state.step);
-    }
-    fmt::print(stderr, "This run is at its last step, {}: give a larger --steps to go on.\n",
-               run.state.step);
-    if (flags.json)
-      std::puts(nlohmann::json{{"step", run.state.step}, {"finished", true}}.dump().c_str());
-    return 0;
-  }
-  return run_training(run, flags, pool);
+  return 0;
 }
 
 }  // namespace
@@ -450,27 +259,29 @@ std::function<int()> add_train(CLI::App& app) {
       "  rookery train --resume runs/book --steps 20000");
   auto flags = std::make_shared<TrainFlags>();
   TrainFlags& f = *flags;
-  TrainOptions& o = f.options;
+  RunOptions& r = f.run;
+  TrainOptions& o = r.training;
   o.schedule.rate = 1e-3;
   o.schedule.final_rate = 1e-4;
   o.schedule.warmup_steps = 50;
+  o.schedule.total_steps = 1000;
   o.batch = 16;
 
   const std::string input = "Text and where to", model = "Model", step = "Step",
                     rate = "Learning rate", adam = "Optimizer", habits = "Checkpoints and reports";
-  verb->add_option("--data", f.data.files,
+  verb->add_option("--data", r.data.files,
                    "Text files; a line <|endoftext|> ends a document, as does the end of one of "
                    "several files. Or one NAME of rookery data prepare")
       ->group(input);
-  verb->add_option("--tokenizer", f.data.tokenizer,
+  verb->add_option("--tokenizer", r.data.tokenizer,
                    "A vocabulary file, or: bytes. Else the prepared data's, the --model's, bytes")
       ->type_name("FILE")
       ->group(input);
   CLI::Option* const validation_data =
-      verb->add_option("--validation-data", f.data.validation_files,
+      verb->add_option("--validation-data", r.data.validation_files,
                        "Validate on this instead of a part of the data")
           ->group(input);
-  verb->add_option("-o,--out", f.out,
+  verb->add_option("-o,--out", f.folder,
                    "Folder of the run: checkpoints, metrics.jsonl, learning_curve.svg, TensorBoard "
                    "events, model")
       ->group(input);
@@ -479,28 +290,28 @@ std::function<int()> add_train(CLI::App& app) {
       ->group(input);
 
   CLI::Option* const from_model =
-      verb->add_option("--model", f.model, "Start from this model instead of a fresh one")
+      verb->add_option("--model", r.model, "Start from this model instead of a fresh one")
           ->group(model);
-  verb->add_option("--generation", f.generation, "RWKV generation")
+  verb->add_option("--generation", r.fresh.generation, "RWKV generation")
       ->capture_default_str()
       ->group(model)
       ->excludes(from_model);
-  verb->add_option("--layers", f.layers, "Layers")
+  verb->add_option("--layers", r.fresh.layers, "Layers")
       ->check(at_least(1))
       ->capture_default_str()
       ->group(model)
       ->excludes(from_model);
-  verb->add_option("--width", f.width, "Width of the embedding")
+  verb->add_option("--width", r.fresh.width, "Width of the embedding")
       ->check(at_least(1))
       ->capture_default_str()
       ->group(model)
       ->excludes(from_model);
-  verb->add_option("--vocab", f.data.vocabulary,
+  verb->add_option("--vocab", r.fresh.vocabulary,
                    "Tokens of a fresh model, at least the tokenizer's (else as many)")
       ->check(at_least(1))
       ->group(model)
       ->excludes(from_model);
-  verb->add_option("--init", f.scheme,
+  verb->add_option("--init", r.fresh.scheme,
                    "Initialisation: released (the public code's), paper, random")
       ->check(CLI::IsMember({"released", "paper", "random"}))
       ->capture_default_str()
@@ -519,12 +330,12 @@ std::function<int()> add_train(CLI::App& app) {
       ->check(at_least(1))
       ->capture_default_str()
       ->group(step);
-  verb->add_option("--steps", f.steps, "Steps")
+  verb->add_option("--steps", o.schedule.total_steps, "Steps")
 
       ->check(at_least(1))
       ->capture_default_str()
       ->group(step);
-  verb->add_option("--minutes", f.minutes,
+  verb->add_option("--minutes", r.minutes,
                    "As many steps as fit into this time, instead of --steps")
       ->check(CLI::Range(0.001, 1e6))
       ->excludes("--steps")
@@ -564,10 +375,9 @@ std::function<int()> add_train(CLI::App& app) {
   verb->add_option("--seed", o.seed, "Seed of initialisation, order and dropout")
       ->capture_default_str()
       ->group(step);
-  f.device_name = add_device(*verb);
+  f.device = add_device(*verb);
   verb->get_option("--device")->group(step);
-  verb->add_option("--threads", *(f.threads = std::make_shared<int>(0)),
-                   "Threads; 0: one for each physical core")
+  verb->add_option("--threads", *f.threads, "Threads; 0: one for each physical core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str()
       ->group(step);
@@ -613,18 +423,18 @@ std::function<int()> add_train(CLI::App& app) {
       ->capture_default_str()
       ->group(adam);
 
-  verb->add_option("--checkpoint-every", f.checkpoint_every,
+  verb->add_option("--checkpoint-every", r.checkpoint_every,
                    "Steps between checkpoints; 0: only at the end")
 
       ->check(at_least(0))
       ->capture_default_str()
       ->group(habits);
-  verb->add_option("--keep", f.keep, "Checkpoints that are kept; 0: all")
+  verb->add_option("--keep", r.keep, "Checkpoints that are kept; 0: all")
 
       ->check(at_least(0))
       ->capture_default_str()
       ->group(habits);
-  verb->add_option("--validate-every", f.validate_every,
+  verb->add_option("--validate-every", r.validate_every,
                    "Steps between validations; 0: only at the end")
 
       ->check(at_least(0))
@@ -635,7 +445,7 @@ std::function<int()> add_train(CLI::App& app) {
                                     ->capture_default_str()
                                     ->group(habits)
                                     ->excludes(validation_data);
-  verb->add_option("--validation-windows", f.validation_windows, "Most windows of one validation")
+  verb->add_option("--validation-windows", r.validation_windows, "Most windows of one validation")
 
       ->check(at_least(1))
       ->capture_default_str()
@@ -644,15 +454,13 @@ std::function<int()> add_train(CLI::App& app) {
       ->group(habits)
       ->excludes("--minutes");
   verb->add_flag("--json", f.json, "Report as one JSON object")->group(habits);
-  return [flags, verb, fraction, validation_data] {
+  return [flags, verb, fraction] {
     if (!flags->resume.empty()) return resume(*flags, *verb);
     const bool magic = flags->order == "magic-prime";
-    if (flags->options.magic_prime > 0 && !magic) {
+    if (flags->run.training.magic_prime > 0 && !magic) {
       wrong_usage("--magic-prime belongs to --order magic-prime");
     }
-    if (validation_data->count() > 0 || (magic && fraction->count() == 0)) {
-      flags->options.validation_fraction = 0;
-    }
+    if (magic && fraction->count() == 0) flags->run.training.validation_fraction = 0;
     return train_anew(*flags);
   };
 }

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <utility>
 
-#include "core/cuda/runtime.h"
+#include "core/cuda/device.h"
 
 namespace rookery {
 namespace {
@@ -19,10 +19,11 @@ int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / mult
 }  // namespace
 
 Memory::Memory(int64_t bytes, MemoryKind kind) : kind_(kind) {
-  check(bytes >= 0 && bytes < (int64_t{1} << 46), "cannot allocate {} bytes", bytes);
+  check(bytes >= 0 && bytes < (int64_t{1} << 46)) || fail("cannot allocate {} bytes", bytes);
   if (bytes == 0 || kind == MemoryKind::kPlan) return;
   if (kind != MemoryKind::kHost) {
-    data_ = kind == MemoryKind::kDevice ? cuda::allocate(bytes) : cuda::allocate_pinned(bytes);
+    const cuda::Device& gpu = cuda::Device::get(kind.gpu);
+    data_ = kind == MemoryKind::kDevice ? gpu.allocate(bytes) : gpu.allocate_pinned(bytes);
     bytes_ = bytes;
     return;
   }
@@ -31,9 +32,9 @@ Memory::Memory(int64_t bytes, MemoryKind kind) : kind_(kind) {
   const int64_t rounded = round_up(bytes, huge ? kHugePage : 4096);
   const int64_t mapped = huge ? rounded + kHugePage : rounded;
   void* p = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  check(p != MAP_FAILED,
-        "the system has no {:.1f} MiB of memory left: use a smaller model, batch or context",
-        bytes / 1048576.0);
+  check(p != MAP_FAILED) ||
+      fail("the system has no {:.1f} MiB of memory left: use a smaller model, batch or context",
+           bytes / 1048576.0);
   if (huge) {  // keep a part that starts on a huge page
     const auto start = reinterpret_cast<uintptr_t>(p);
     const auto aligned = static_cast<uintptr_t>(round_up(static_cast<int64_t>(start), kHugePage));
@@ -49,7 +50,7 @@ Memory::Memory(int64_t bytes, MemoryKind kind) : kind_(kind) {
 
 Memory::~Memory() {
   if (data_ == nullptr) return;
-  switch (kind_) {
+  switch (kind_.kind) {
     case MemoryKind::kDevice:
       cuda::deallocate(data_);
       break;

@@ -9,11 +9,21 @@
 
 namespace rookery {
 
-enum class MemoryKind : uint8_t {
-  kHost,
-  kPinned,  // host memory that the GPU copies from and to without a stop in between
-  kDevice,  // of the GPU
-  kPlan,    // none: addresses that nobody may touch
+// Where memory is.
+struct MemoryKind {
+  enum Kind : uint8_t {
+    kHost,
+    kPinned,  // host memory that a GPU copies from and to without a stop in between
+    kDevice,  // of a GPU
+    kPlan,    // none: addresses that nobody may touch
+  };
+  Kind kind;
+  int gpu;  // its number; of kPinned and kDevice
+
+  constexpr MemoryKind(Kind kind, int gpu = 0) : kind(kind), gpu(gpu) {}  // NOLINT: GPU 0 by itself
+  friend constexpr bool operator==(const MemoryKind&, const MemoryKind&) = default;
+  // Of any GPU.
+  friend constexpr bool operator==(const MemoryKind& a, Kind b) { return a.kind == b; }
 };
 
 // Zeroed memory straight from the system, in huge pages where the system has them (a model's
@@ -38,7 +48,8 @@ class Memory {
   MemoryKind kind_ = MemoryKind::kHost;
 };
 
-// Bytes between tensors wherever they are; waits until they are there.
+// Bytes between tensors wherever they are; returns when they are there. A GPU's work on them must
+// have been waited for (Context::wait).
 void copy_bytes(void* to, const void* from, int64_t bytes);
 
 class Arena {

@@ -7,24 +7,35 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/arena.h"
-#include "core/cuda/runtime.h"
+#include "core/cuda/device.h"
 #include "core/tape.h"
 #include "core/tensor.h"
 #include "core/threads.h"
 
 namespace rookery {
 
-enum class Device : uint8_t {
-  kMeta,  // shapes and memory only: nothing is computed. How --dry-run knows what training will
-          // need.
-  kRef,   // the definitions, in double or complex<double>
-  kCpu,
-  kCuda,
+// Where work runs.
+struct Device {
+  enum Kind : uint8_t {
+    kMeta,  // shapes and memory only: nothing is computed. How --dry-run knows what training will
+            // need.
+    kRef,   // the definitions, in double or complex<double>
+    kCpu,
+    kCuda,
+  };
+  Kind kind;
+  int gpu;  // its number; of kCuda
+
+  constexpr Device(Kind kind, int gpu = 0) : kind(kind), gpu(gpu) {}  // NOLINT: GPU 0 by itself
+  friend constexpr bool operator==(const Device&, const Device&) = default;
+  // On any GPU.
+  friend constexpr bool operator==(const Device& a, Kind b) { return a.kind == b; }
 };
 
 // One named tensor: of a checkpoint, or of an operator's call as a checking run saves it.
@@ -36,15 +47,25 @@ struct NamedTensor {
 };
 
 // --device check:cpu. Each operator runs twice, on the device and by its definition in double; a
-// backward is compared with the complex step along a random direction. The first that differs
-// throws Error.
+// backward is compared with the complex step along random directions. The first that differs throws
+// Error.
 struct Checker {
-  int64_t checked = 0;
+  int64_t checked = 0;  // calls
   uint64_t seed = 1;
+  // A comparison that rounding makes meaningless is an error; else it is only counted.
+  bool strict = false;
+  // Nothing is compared. Instead a forward's definition, rounded to the tensors' types, takes the
+  // place of what the kernel computed: a run in double that is rounded between operators only.
+  bool substitute = false;
   // Called before the error is thrown, with the operator's inputs (float32).
   std::function<void(const std::string& op, const std::vector<NamedTensor>& inputs)> on_difference;
-  // Worst error relative to the tolerance, by operator.
-  std::map<std::string, double> worst;
+  struct Operator {
+    double worst = 0;  // largest difference as a share of its tolerance
+    double looseness =
+        0;  // largest tolerance of a tensor relative to its values, both root mean squares
+    int64_t compared = 0, refused = 0;  // tensors
+  };
+  std::map<std::string, Operator> operators;  // by name
 };
 
 // Seconds and calls by operator, for --profile.
@@ -54,11 +75,11 @@ struct Profile {
     int64_t calls = 0;
   };
   std::map<std::string, Entry> entries;
-  Device device = Device::kCpu;
 };
 
-// Where a device's memory is.
+// Where a device's memory is, and the host memory that is copied to and from it.
 MemoryKind memory_of(Device device);
+MemoryKind host_memory_of(Device device);
 
 struct Context {
   Device device = Device::kCpu;
@@ -69,7 +90,9 @@ struct Context {
   // Type of the residual stream, of statistics and of gradients of parameters: F32, or dtype under
   // `ref`.
   DType wide_dtype() const { return size_of(dtype) < 4 ? DType::kF32 : dtype; }
-  CUstream_st* stream = nullptr;  // kCuda: where kernels go, in order
+  // kCuda: where its work goes, in order. Copies of a context share it. An owner declares its
+  // context after the memory that the work uses, so that the work is done before the memory goes.
+  std::shared_ptr<cuda::Stream> stream;
   ThreadPool* pool = nullptr;
   Arena* arena = nullptr;
   Tape* tape = nullptr;        // null: nothing is recorded
@@ -92,10 +115,13 @@ struct Context {
   // Ids start at 1; parameters take theirs from here, too.
   int64_t last_id = 0;
 
-  // Runs on this device from now on. Throws Error when there is no such device.
+  // Runs on this device from now on, on a GPU in a stream of its own. Throws Error when there is no
+  // such device.
   void use(Device on, DType activations = DType::kF32);
   // Bytes between tensors of this device, in the order of its work.
   void copy(void* to, const void* from, int64_t bytes) const;
+  // Returns when all work so far is done. Throws Error when a kernel failed.
+  void wait() const;
 
   bool recording() const { return tape != nullptr; }
   int threads() const { return pool == nullptr ? 1 : pool->threads(); }
@@ -108,12 +134,20 @@ struct Context {
     tape->record(op, std::move(inputs), std::move(outputs), std::move(backward));
   }
 
-  // Runs a layer: `body` maps `inputs` to as many outputs of the same shapes. Without a tape, what
-  // it allocates is released at once and the outputs are copied out; with gradient checkpointing,
-  // too, and the backward runs `body` a second time. `body` must be repeatable and may be kept:
-  // capture by value.
+  // Many layers add to the gradient of x: it is summed in wide_dtype(). Of a layer's output, what
+  // layer() returned. Nothing happens without a tape.
+  void widen_gradient(const Tensor& x) {
+    if (recording()) tape->set_gradient_type(x, wide_dtype());
+  }
+
+  // Runs a layer: `body` maps `inputs` to tensors of the types `outputs`; Error is thrown when they
+  // are others. Without a tape, what `body` allocates is released at once and its results are
+  // copied out; with gradient checkpointing, too, and the backward runs `body` a second time. A
+  // result that is an input, or one of the results before it, is passed through without a copy.
+  // `body` must be repeatable and may be kept: capture by value.
   using Layer = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
-  std::vector<Tensor> layer(std::vector<Tensor> inputs, Layer body);
+  std::vector<Tensor> layer(const std::vector<Tensor>& inputs,
+                            const std::vector<TensorType>& outputs, Layer body);
 };
 
 }  // namespace rookery

@@ -15,6 +15,20 @@
 namespace rookery {
 namespace {
 
+TEST(Error, TheMessageIsMadeOnFailureOnly) {
+  int made = 0;
+  const auto number = [&] { return ++made; };
+  check(true) || fail("number {}", number());
+  EXPECT_EQ(made, 0);
+  try {
+    check(false) || fail("number {}", number());
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "number 1");
+  }
+  EXPECT_EQ(made, 1);
+}
+
 TEST(ThreadPool, RunsEveryTaskOnce) {
   for (const int threads : {1, 2, 5}) {
     ThreadPool pool(threads);
@@ -53,7 +67,8 @@ TEST(ThreadPool, RangesCoverEverythingAndDependOnSizesOnly) {
 
 TEST(ThreadPool, PassesExceptionsOnAndWorksAfterwards) {
   ThreadPool pool(3);
-  EXPECT_THROW(pool.run(50, [](int64_t task, int) { check(task != 33, "task {}", task); }), Error);
+  EXPECT_THROW(pool.run(50, [](int64_t task, int) { check(task != 33) || fail("task {}", task); }),
+               Error);
   std::atomic<int> done{0};
   pool.run(50, [&](int64_t, int) { ++done; });
   EXPECT_EQ(done, 50);
@@ -96,10 +111,10 @@ TEST(Arena, ScopesReleaseAndPlanningCountsTheSame) {
 TEST(Random, PhiloxIsThePublishedFunction) {
   // Known answers of the Random123 library for Philox4x32-10.
   const auto zero = philox(0, 0, 0);
-  EXPECT_EQ(zero, (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(zero, (PhiloxBlock{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   const uint64_t ones = ~uint64_t{0};
   EXPECT_EQ(philox(ones, ones, ones),
-            (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+            (PhiloxBlock{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
 }
 
 TEST(Random, MomentsAndPositions) {

@@ -14,17 +14,15 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Throws Error with the formatted text. The type lets it stand behind `||`.
 template <class... Args>
-[[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
+[[noreturn]] bool fail(fmt::format_string<Args...> format, Args&&... args) {
   throw Error(fmt::format(format, std::forward<Args>(args)...));
 }
 
-// Throws Error with the formatted text unless `ok`.
-template <class... Args>
-void check(bool ok, fmt::format_string<Args...> format, Args&&... args) {
-  if (!ok) [[unlikely]] {
-    throw Error(fmt::format(format, std::forward<Args>(args)...));
-  }
-}
+// What must hold, and the error when it does not:
+//   check(x.cols() == width) || fail("x has {} columns, expected {}", x.cols(), width);
+// The text and its arguments are evaluated on failure only.
+[[nodiscard]] constexpr bool check(bool ok) { return ok; }
 
 }  // namespace rookery

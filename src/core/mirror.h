@@ -15,8 +15,8 @@ class Mirror {
     if (here_.data() != nullptr && here_.bytes() >= bytes && device == device_) return false;
     device_ = device;
     const bool on_gpu = device == Device::kCuda;
-    here_ = Memory(bytes, on_gpu ? MemoryKind::kPinned : MemoryKind::kHost);
-    there_ = on_gpu ? Memory(bytes, MemoryKind::kDevice) : Memory();
+    here_ = Memory(bytes, host_memory_of(device));
+    there_ = on_gpu ? Memory(bytes, memory_of(device)) : Memory();
     return true;
   }
   // Writable, at this many bytes from the start.
@@ -33,10 +33,10 @@ class Mirror {
             : reinterpret_cast<const T*>(static_cast<const char*>(there_.data()) + offset);
     return {here, there};
   }
-  // Brings the first `bytes` up to date on the GPU, in the stream's order. What is here must not
-  // change before the GPU has read it.
-  void send(int64_t bytes) const {
-    if (there_.data() != nullptr) cuda::copy_in_order(there_.data(), here_.data(), bytes);
+  // Brings the first `bytes` up to date on the GPU, in the order of the context's work. What is
+  // here must not change before the GPU has read it.
+  void send(const Context& ctx, int64_t bytes) const {
+    if (there_.data() != nullptr) ctx.copy(there_.data(), here_.data(), bytes);
   }
   // Lays out one array after the other, each at a multiple of 16: returns where it begins.
   static int64_t advance(int64_t& end, int64_t bytes) {

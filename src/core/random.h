@@ -2,29 +2,54 @@
 // and its index only, not on what was drawn before, on threads or on the machine.
 #pragma once
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
 
+// GPU kernels draw from the same function.
+#ifdef __CUDACC__
+#define ROOKERY_HOST_DEVICE __host__ __device__
+#else
+#define ROOKERY_HOST_DEVICE
+#endif
+
 namespace rookery {
 
-inline std::array<uint32_t, 4> philox(uint64_t seed, uint64_t stream, uint64_t index) {
-  uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32);
-  uint32_t c2 = static_cast<uint32_t>(stream), c3 = static_cast<uint32_t>(stream >> 32);
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53u} * c0, p1 = uint64_t{0xCD9E8D57u} * c2;
-    const uint32_t n0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    const uint32_t n2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c1 = static_cast<uint32_t>(p1);
-    c3 = static_cast<uint32_t>(p0);
-    c0 = n0;
-    c2 = n2;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+namespace philox_words {
+
+ROOKERY_HOST_DEVICE inline uint64_t multiply(uint32_t word, uint32_t constant) {
+  return uint64_t{constant} * word;
+}
+ROOKERY_HOST_DEVICE inline uint32_t high(uint64_t product) {
+  return static_cast<uint32_t>(product >> 32);
+}
+ROOKERY_HOST_DEVICE inline uint32_t low(uint64_t product) { return static_cast<uint32_t>(product); }
+ROOKERY_HOST_DEVICE inline uint32_t add(uint32_t word, uint32_t constant) {
+  return word + constant;
+}
+ROOKERY_HOST_DEVICE inline uint32_t exclusive_or(uint32_t a, uint32_t b, uint32_t c) {
+  return a ^ b ^ c;
+}
+#include "core/philox.inc"
+
+}  // namespace philox_words
+
+// Four words of 32 bits.
+struct PhiloxBlock {
+  uint32_t x, y, z, w;
+
+  bool operator==(const PhiloxBlock&) const = default;
+  ROOKERY_HOST_DEVICE uint32_t operator[](int64_t word) const {
+    return word == 0 ? x : word == 1 ? y : word == 2 ? z : w;
   }
-  return {c0, c1, c2, c3};
+};
+
+ROOKERY_HOST_DEVICE inline PhiloxBlock philox(uint64_t seed, uint64_t stream, uint64_t index) {
+  PhiloxBlock block{static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
+                    static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)};
+  philox_words::philox_rounds(static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32),
+                              block.x, block.y, block.z, block.w);
+  return block;
 }
 
 // A sequence of numbers of one (seed, stream). `position` may be saved and restored.
@@ -33,8 +58,8 @@ class Random {
   explicit Random(uint64_t seed, uint64_t stream = 0) : seed_(seed), stream_(stream) {}
 
   uint32_t next_u32() {
-    const auto block = philox(seed_, stream_, position_ / 4);
-    return block[position_++ % 4];
+    const PhiloxBlock block = philox(seed_, stream_, position_ / 4);
+    return block[static_cast<int64_t>(position_++ % 4)];
   }
   uint64_t next_u64() {
     const uint64_t high = next_u32();

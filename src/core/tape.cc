@@ -12,6 +12,13 @@ void Tape::keep_gradient(const Tensor& tensor, const TensorView& memory, bool ac
   slot.accumulate_first = accumulate;
 }
 
+void Tape::set_gradient_type(const Tensor& tensor, DType type) {
+  if (tensor.id == 0) return;
+  Slot& slot = slots_[tensor.id];
+  assert(!slot.memory);
+  slot.type = type;
+}
+
 void Tape::record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs,
                   std::function<void()> backward) {
   for (const Tensor& input : inputs) {
@@ -26,19 +33,19 @@ TensorView Tape::gradient(const Tensor& y) const {
   return found->second.memory;
 }
 
-TensorView Tape::take(const Tensor& like) {
-  const int64_t bytes = like.bytes();
+TensorView Tape::take(const TensorType& type) {
+  const int64_t bytes = type.shape.count() * size_of(type.dtype);
   std::vector<void*>& free = free_[bytes];
-  if (free.empty()) return {arena_.allocate(bytes), like.dtype, like.shape};
+  if (free.empty()) return {arena_.allocate(bytes), type.dtype, type.shape};
   void* data = free.back();
   free.pop_back();
-  return {data, like.dtype, like.shape};
+  return {data, type.dtype, type.shape};
 }
 
 GradView Tape::gradient_out(const Tensor& x) {
   if (x.id == 0) return {};
   Slot& slot = slots_[x.id];
-  if (!slot.memory) slot.memory = take(x);
+  if (!slot.memory) slot.memory = take({x.shape, slot.type.value_or(x.dtype)});
   const bool first = !std::exchange(slot.written, true);
   return {slot.memory, first ? slot.accumulate_first : true};
 }
@@ -46,7 +53,8 @@ GradView Tape::gradient_out(const Tensor& x) {
 bool Tape::hand_on(const Tensor& y, const Tensor& x) {
   if (x.id == 0) return false;
   Slot &from = slots_[y.id], &to = slots_[x.id];
-  if (from.kept || !from.written || to.memory || y.dtype != x.dtype) return false;
+  if (from.kept || !from.written || to.memory) return false;
+  if (from.memory.dtype != to.type.value_or(x.dtype)) return false;
   to.memory = from.memory;
   to.written = true;
   from.memory = {};
@@ -55,13 +63,11 @@ bool Tape::hand_on(const Tensor& y, const Tensor& x) {
 }
 
 void Tape::move_gradient(const Tensor& from, const Tensor& to) {
-  const auto found = slots_.find(from.id);
-  if (found == slots_.end() || !found->second.written) return;
-  Slot& target = slots_[to.id];
-  target.memory = found->second.memory;
-  target.written = true;
-  found->second.memory = {};
-  found->second.written = false;
+  if (from.id == to.id || !gradient(from)) return;
+  Slot &source = slots_[from.id], &target = slots_[to.id];
+  assert(!target.written && !target.kept);
+  target.memory = std::exchange(source.memory, {});
+  target.written = std::exchange(source.written, false);
 }
 
 void Tape::run_backward(size_t from) {

@@ -12,6 +12,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -34,17 +35,24 @@ class Tape {
   // to what is there.
   void keep_gradient(const Tensor& tensor, const TensorView& memory, bool accumulate);
 
+  // The gradient of this tensor is summed in `type`, not in the tensor's own: where many records
+  // add to one bfloat16 tensor, its gradient would lose the small contributions. To be said before
+  // the backward; the record that made the tensor then reads a gradient of this type.
+  void set_gradient_type(const Tensor& tensor, DType type);
+
   void record(const char* op, std::vector<Tensor> inputs, std::vector<Tensor> outputs,
               std::function<void()> backward);
 
   // The gradient that arrived for y. Empty when nothing depends on y: then there is nothing to do.
   TensorView gradient(const Tensor& y) const;
-  // Where to write the gradient of x, in x's type; empty when nobody wants it.
+  // Where to write the gradient of x, in x's type unless another was set; empty when nobody wants
+  // it.
   GradView gradient_out(const Tensor& x);
   // Gives the memory of y's gradient to x, whose gradient is the same and has no other part yet:
   // nothing is written. False when that cannot be; then the caller writes to gradient_out(x).
   bool hand_on(const Tensor& y, const Tensor& x);
-  // Moves what arrived for `from` to `to`: how a checkpointed segment enters its second run.
+  // Moves what arrived for `from` to `to`, which has received nothing yet: how a checkpointed layer
+  // enters its second run. To itself: nothing happens.
   void move_gradient(const Tensor& from, const Tensor& to);
 
   // Runs the records from the last down to number `from`, and removes them.
@@ -61,6 +69,7 @@ class Tape {
  private:
   struct Slot {
     TensorView memory;
+    std::optional<DType> type;  // none: the tensor's
     bool written = false, kept = false, accumulate_first = false;
     int pending = 0;  // records that still have to contribute
   };
@@ -69,7 +78,7 @@ class Tape {
     std::vector<Tensor> inputs, outputs;
     std::function<void()> backward;
   };
-  TensorView take(const Tensor& like);
+  TensorView take(const TensorType& type);
 
   Arena arena_;                                 // gradients of activations
   std::map<int64_t, std::vector<void*>> free_;  // by size in bytes: sizes repeat layer by layer

@@ -50,11 +50,22 @@ class Shape {
   int rank_ = 0;
 };
 
+// What a tensor is, apart from its numbers.
+struct TensorType {
+  Shape shape;
+  DType dtype = DType::kF32;
+
+  bool operator==(const TensorType&) const = default;
+  // "f32 [2, 3]"
+  std::string to_string() const;
+};
+
 struct TensorView {
   void* data = nullptr;
   DType dtype = DType::kF32;
   Shape shape;
 
+  TensorType type() const { return {shape, dtype}; }
   int64_t count() const { return shape.count(); }
   int64_t bytes() const { return count() * size_of(dtype); }
   int64_t rows() const { return shape.rank() == 0 ? 1 : shape[0]; }
@@ -74,7 +85,8 @@ struct Tensor : TensorView {
 };
 
 // Where a backward writes one gradient. Empty: not wanted. `accumulate`: add to what is there (a
-// later writer); otherwise overwrite (the first). Every backward honours both.
+// later writer); otherwise overwrite (the first). Every backward honours both. The type may be
+// wider than the tensor's (Context::widen_gradient): an operator that cannot write it throws.
 struct GradView : TensorView {
   bool accumulate = false;
 };

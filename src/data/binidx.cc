@@ -67,47 +67,49 @@ std::optional<fs::path> prepared_name(const fs::path& path) {
 BinIdx::BinIdx(const fs::path& name) : bin_(bin_of(name)), idx_(idx_of(name)) {
   const std::span<const std::byte> idx = idx_.bytes();
   const std::string path = idx_.path().string();
-  check(idx_.size() >= kHeader && std::memcmp(idx.data(), kMagic.data(), kMagic.size()) == 0,
-        "'{}' is no index of prepared data: expected it to begin with MMIDIDX", path);
+  check(idx_.size() >= kHeader && std::memcmp(idx.data(), kMagic.data(), kMagic.size()) == 0) ||
+      fail("'{}' is no index of prepared data: expected it to begin with MMIDIDX", path);
   const auto version = load_at<uint64_t>(idx, 9);
-  check(version == 1, "'{}' is of version {}: expected 1", path, version);
+  check(version == 1) || fail("'{}' is of version {}: expected 1", path, version);
   const TokenType type = type_of_code(load_at<uint8_t>(idx, 17), idx_.path());
   const auto sequences = load_at<uint64_t>(idx, 18), entries = load_at<uint64_t>(idx, 26);
   // Both are bounded by the file's size before anything is multiplied.
   const auto room = static_cast<uint64_t>(idx_.size());
   check(sequences <= room / 12 && entries <= room / 8 &&
-            kHeader + 12 * sequences + 8 * entries == room,
-        "'{}' has {} bytes: expected {} + 12 x {} sequences + 8 x {} documents; it is cut off or "
-        "damaged",
-        path, room, kHeader, sequences, entries);
-  check(sequences > 0 && entries > 1,
-        "'{}' lists {} sequences and {} document borders: it is empty", path, sequences, entries);
+        kHeader + 12 * sequences + 8 * entries == room) ||
+      fail(
+          "'{}' has {} bytes: expected {} + 12 x {} sequences + 8 x {} documents; it is cut off or "
+          "damaged",
+          path, room, kHeader, sequences, entries);
+  check(sequences > 0 && entries > 1) ||
+      fail("'{}' lists {} sequences and {} document borders: it is empty", path, sequences,
+           entries);
   sequences_ = static_cast<int64_t>(sequences);
   documents_ = static_cast<int64_t>(entries) - 1;
 
   const int64_t item = size_of(type);
-  check(bin_.size() % item == 0, "'{}' has {} bytes: expected whole tokens of {} bytes",
-        bin_.path().string(), bin_.size(), item);
+  check(bin_.size() % item == 0) || fail("'{}' has {} bytes: expected whole tokens of {} bytes",
+                                         bin_.path().string(), bin_.size(), item);
   const int64_t pointers = kHeader + 4 * sequences_;
   int64_t at = 0;
   for (int64_t i = 0; i < sequences_; ++i) {
     const auto size = load_at<int32_t>(idx, kHeader + 4 * i);
     const auto pointer = load_at<int64_t>(idx, pointers + 8 * i);
-    check(
-        size >= 0 && pointer == at,
-        "'{}': sequence {} has {} tokens from byte {}, expected it to begin at byte {}; the index "
-        "is damaged",
-        path, i, size, pointer, at);
-    check(
-        size <= (bin_.size() - at) / item,
-        "'{}': sequence {} has {} tokens from byte {}, but '{}' has only {} bytes; are the two of "
-        "one data set, and whole?",
-        path, i, size, at, bin_.path().string(), bin_.size());
+    check(size >= 0 && pointer == at) ||
+        fail(
+            "'{}': sequence {} has {} tokens from byte {}, expected it to begin at byte {}; the "
+            "index is damaged",
+            path, i, size, pointer, at);
+    check(size <= (bin_.size() - at) / item) ||
+        fail(
+            "'{}': sequence {} has {} tokens from byte {}, but '{}' has only {} bytes; are the two "
+            "of one data set, and whole?",
+            path, i, size, at, bin_.path().string(), bin_.size());
     at += size * item;
   }
-  check(at == bin_.size(),
-        "'{}' lists {} bytes of tokens, '{}' has {}: are the two of one data set, and whole?", path,
-        at, bin_.path().string(), bin_.size());
+  check(at == bin_.size()) ||
+      fail("'{}' lists {} bytes of tokens, '{}' has {}: are the two of one data set, and whole?",
+           path, at, bin_.path().string(), bin_.size());
   const int64_t borders = pointers + 8 * sequences_;
   int64_t before = 0;
   for (int64_t i = 0; i <= documents_; ++i) {
@@ -115,8 +117,9 @@ BinIdx::BinIdx(const fs::path& name) : bin_(bin_of(name)), idx_(idx_of(name)) {
     const bool fits = i == 0            ? border == 0
                       : i == documents_ ? border == sequences_ && border >= before
                                         : border >= before && border <= sequences_;
-    check(fits, "'{}': document {} begins with sequence {} after {}, of {}; the index is damaged",
-          path, i, border, before, sequences_);
+    check(fits) ||
+        fail("'{}': document {} begins with sequence {} after {}, of {}; the index is damaged",
+             path, i, border, before, sequences_);
     before = border;
   }
   tokens_ = TokenSpan(bin_.bytes().data(), bin_.size() / item, type);
@@ -132,8 +135,8 @@ BinIdxWriter::BinIdxWriter(const fs::path& name, int64_t vocabulary, bool masked
       vocabulary_(vocabulary),
       masked_(masked),
       type_(vocabulary <= 65536 ? TokenType::kU16 : TokenType::kI32) {
-  check(name.has_filename(), "'{}' is no name for data: expected one such as data/book",
-        name.string());
+  check(name.has_filename()) ||
+      fail("'{}' is no name for data: expected one such as data/book", name.string());
   bin_.emplace(bin_of(name));
 }
 
@@ -175,9 +178,9 @@ void BinIdxWriter::put(std::span<const int32_t> ids, bool learned) {
     bin_buffer_.resize(before + ids.size() * sizeof(Id));
     char* to = bin_buffer_.data() + before;
     for (const int32_t id : ids) {
-      check(id >= 0 && id < vocabulary_,
-            "the tokenizer gave token {}: its vocabulary has 0 to {}; is its file whole?", id,
-            vocabulary_ - 1);
+      check(id >= 0 && id < vocabulary_) ||
+          fail("the tokenizer gave token {}: its vocabulary has 0 to {}; is its file whole?", id,
+               vocabulary_ - 1);
       const auto stored = static_cast<Id>(id);
       std::memcpy(to, &stored, sizeof(Id));
       to += sizeof(Id);
@@ -199,7 +202,7 @@ void BinIdxWriter::flush() {
 
 void BinIdxWriter::commit(std::string_view about) {
   assert(size_ == 0 && !continues_);
-  check(tokens_ > 0, "there is no text to prepare: every input is empty");
+  check(tokens_ > 0) || fail("there is no text to prepare: every input is empty");
   flush();
   AtomicFile idx(idx_of(name_)), json(about_of(name_));
   json.write(about.data(), static_cast<int64_t>(about.size()));

@@ -77,7 +77,6 @@ TEST_F(TextFiles, AnyTokenizerInTheSmallestType) {
         tokenizer.encode(std::string_view(text).substr(0, text.find("<|")));
     expected.push_back(0);
     tokenizer.encode_to("last", expected);
-    uint64_t hash = 0;
     for (const int threads : {1, 3}) {
       ThreadPool pool(threads);
       const TextData data = read_text(std::vector{path}, tokenizer, pool);
@@ -87,8 +86,6 @@ TEST_F(TextFiles, AnyTokenizerInTheSmallestType) {
       for (int64_t i = 0; i < tokens.size(); ++i) ASSERT_EQ(tokens[i], expected[i]) << i;
       EXPECT_TRUE(data.has_documents);
       EXPECT_EQ(data.bytes, static_cast<int64_t>(text.size()) - 13);
-      EXPECT_TRUE(hash == 0 || hash == data.hash);
-      hash = data.hash;
     }
   }
 }
@@ -140,13 +137,27 @@ TEST_F(Prepared, TheHashKnowsTokensAndMask) {
   const std::filesystem::path name = make(1000, true);
   std::fstream(mask_of(name), std::ios::in | std::ios::out | std::ios::binary).seekp(500).put(0);
   EXPECT_NE(open(name).hash, masked);
-  // Data of which only samples are read: the last bytes are among them.
   EXPECT_NE(open(make(999, true)).hash, masked);
-  const uint64_t large = open(make(8500000, false)).hash;
-  std::fstream(bin_of(name), std::ios::in | std::ios::out | std::ios::binary)
-      .seekp(2 * 8500000 - 2)
-      .put(7);
-  EXPECT_NE(open(name).hash, large);
+  // Every byte counts in large data, too.
+  constexpr int64_t kLarge = 8500000;
+  const uint64_t large = open(make(kLarge, false)).hash;
+  for (const int64_t at : {kLarge / 3, 2 * kLarge - 2}) {
+    EXPECT_EQ(open(make(kLarge, false)).hash, large);
+    std::fstream(bin_of(name), std::ios::in | std::ios::out | std::ios::binary).seekp(at).put(7);
+    EXPECT_NE(open(name).hash, large);
+  }
+}
+
+TEST_F(Prepared, TheHashDoesNotDependOnThreads) {
+  const std::filesystem::path prepared = make(20000, true), text = write("a.txt", "some text");
+  ThreadPool one(1), three(3);
+  EXPECT_EQ(open_training_data(std::vector{prepared}, nullptr, one).hash,
+            open_training_data(std::vector{prepared}, nullptr, three).hash);
+  const SpaceTokenizer words(600), more(65537);  // ids of 2 and of 4 bytes
+  const uint64_t hash = open_training_data(std::vector{text}, &words, one).hash;
+  EXPECT_EQ(open_training_data(std::vector{text}, &words, three).hash, hash);
+  EXPECT_NE(open_training_data(std::vector{text}, &more, one).hash, hash);
+  EXPECT_NE(open_training_data(std::vector{write("a.txt", "some texts")}, &words, one).hash, hash);
 }
 
 TEST_F(Prepared, IdsOutsideTheVocabularyAreFound) {

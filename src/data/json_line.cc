@@ -26,27 +26,29 @@ Speaker speaker_of(const std::string& role, size_t turn) {
 }
 
 const std::string& text_of(const Json& object, const char* key, size_t turn) {
-  check(object.is_object(), "turn {} is {}, expected an object", turn, object.type_name());
+  check(object.is_object()) || fail("turn {} is {}, expected an object", turn, object.type_name());
   const auto found = object.find(key);
-  check(found != object.end(), "turn {} has no \"{}\"", turn, key);
-  check(found->is_string(), "\"{}\" of turn {} is {}, expected a string", key, turn,
-        found->type_name());
+  check(found != object.end()) || fail("turn {} has no \"{}\"", turn, key);
+  check(found->is_string()) ||
+      fail("\"{}\" of turn {} is {}, expected a string", key, turn, found->type_name());
   return found->get_ref<const std::string&>();
 }
 
 std::vector<Turn> turns_of(const Json& list, const char* who, const char* what) {
-  check(list.is_array(), "the conversation is {}, expected a list of turns", list.type_name());
+  check(list.is_array()) ||
+      fail("the conversation is {}, expected a list of turns", list.type_name());
   std::vector<Turn> turns;
   bool answered = false;
   for (size_t i = 0; i < list.size(); ++i) {
     const Speaker speaker = speaker_of(text_of(list[i], who, i + 1), i + 1);
     std::string text = clean_message(text_of(list[i], what, i + 1));
     if (text.empty() && speaker == Speaker::kSystem) continue;
-    check(!text.empty(), "\"{}\" of turn {} is empty", what, i + 1);
+    check(!text.empty()) || fail("\"{}\" of turn {} is empty", what, i + 1);
     answered = answered || speaker == Speaker::kAssistant;
     turns.push_back({speaker, std::move(text)});
   }
-  check(answered, "the conversation has no answer by the assistant: there is nothing to learn");
+  check(answered) ||
+      fail("the conversation has no answer by the assistant: there is nothing to learn");
   return turns;
 }
 
@@ -87,15 +89,15 @@ LineDocument parse_json_line(std::string_view line, const ChatTemplate& chat) {
     const std::string_view words = error.what();
     fail("this is not JSON: {}", words.substr(std::min(words.find("] ") + 2, words.size()), 200));
   }
-  check(json.is_object(), "this is {}, expected an object", json.type_name());
+  check(json.is_object()) || fail("this is {}, expected an object", json.type_name());
   const auto text = json.find("text"), messages = json.find("messages"),
              conversations = json.find("conversations");
   const int forms = (text != json.end()) + (messages != json.end()) + (conversations != json.end());
-  check(forms == 1,
-        "expected one of \"text\", \"messages\" and \"conversations\", found {} of them", forms);
+  check(forms == 1) ||
+      fail("expected one of \"text\", \"messages\" and \"conversations\", found {} of them", forms);
   if (messages != json.end()) return render(turns_of(*messages, "role", "content"), chat);
   if (conversations != json.end()) return render(turns_of(*conversations, "from", "value"), chat);
-  check(text->is_string(), "\"text\" is {}, expected a string", text->type_name());
+  check(text->is_string()) || fail("\"text\" is {}, expected a string", text->type_name());
   LineDocument document;
   if (!text->get_ref<const std::string&>().empty()) {
     document.pieces.push_back({std::move(text->get_ref<std::string&>()), true});

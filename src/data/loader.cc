@@ -41,20 +41,22 @@ WindowOrder parse_window_order(std::string_view name) {
 Loader::Loader(TokenSpan tokens, const LoaderOptions& options, std::span<const uint8_t> mask)
     : tokens_(tokens), mask_(mask), options_(options) {
   const int64_t count = tokens.size();
-  check(options.context > 0, "a context of {} tokens is no context: at least 1", options.context);
-  check(count > options.context,
-        "the text has {} tokens, a window needs {} and the one after: use a smaller --context or "
-        "more text",
-        count, options.context);
-  check(mask.empty() || static_cast<int64_t>(mask.size()) == count,
-        "the mask has {} bytes, expected one for each of the {} tokens", mask.size(), count);
+  check(options.context > 0) ||
+      fail("a context of {} tokens is no context: at least 1", options.context);
+  check(count > options.context) || fail(
+                                        "the text has {} tokens, a window needs {} and the one "
+                                        "after: use a smaller --context or more text",
+                                        count, options.context);
+  check(mask.empty() || static_cast<int64_t>(mask.size()) == count) ||
+      fail("the mask has {} bytes, expected one for each of the {} tokens", mask.size(), count);
   if (options.order == WindowOrder::kMagicPrime) {
     if (options.magic_prime == 0)
       options_.magic_prime = rookery::magic_prime(count, options.context);
-    check(options_.magic_prime != 0,
-          "no magic prime serves the {} windows of {} tokens: use --order shuffled, a smaller "
-          "--context or more text",
-          count / options.context, options.context);
+    check(options_.magic_prime != 0) ||
+        fail(
+            "no magic prime serves the {} windows of {} tokens: use --order shuffled, a smaller "
+            "--context or more text",
+            count / options.context, options.context);
     check_magic_prime(options_.magic_prime, count, options.context);
     windows_ = options_.magic_prime;
   } else {
@@ -84,10 +86,11 @@ void Loader::append(int64_t sample, TrainingBatch& batch) const {
 
 int32_t Loader::token(int64_t at) const {
   const int64_t id = tokens_[at];
-  check(id >= 0 && id < options_.vocabulary,
-        "token {} of the data is {}: the model has tokens 0 to {}; is the data made with its "
-        "tokenizer?",
-        at, id, options_.vocabulary - 1);
+  check(id >= 0 && id < options_.vocabulary) ||
+      fail(
+          "token {} of the data is {}: the model has tokens 0 to {}; is the data made with its "
+          "tokenizer?",
+          at, id, options_.vocabulary - 1);
   return static_cast<int32_t>(id);
 }
 
@@ -103,7 +106,8 @@ void Loader::append_at(int64_t start, TrainingBatch& batch) const {
     bool learned = true;
     if (!mask_.empty()) {
       const uint8_t mark = mask_[static_cast<size_t>(start + i + 1)];
-      check(mark <= 1, "the mask has {} for token {}: expected 0 or 1", mark, start + i + 1);
+      check(mark <= 1) ||
+          fail("the mask has {} for token {}: expected 0 or 1", mark, start + i + 1);
       learned = mark == 1;
     }
     batch.targets.push_back(learned ? next : -1);

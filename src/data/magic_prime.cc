@@ -43,17 +43,17 @@ void check_magic_prime(int64_t p, int64_t tokens, int64_t context) {
     return best > 0 ? fmt::format("{} would serve", best)
                     : std::string("no number serves data so small: use the shuffled order");
   };
-  check(p > 1 && p <= places,
-        "the magic prime {} should be at most {}, the windows of {} tokens in {}: {}", p, places,
-        context, tokens, advice());
-  check(large_enough(p, places),
-        "the magic prime {} should be above 0.9 of {}, the windows of {} tokens in {}: {}", p,
-        places, context, tokens, advice());
-  check(is_prime(p), "the magic prime {} is not prime: {}", p, advice());
-  check(p % 3 == 2, "the magic prime {} is {} mod 3, expected 2: {}", p, p % 3, advice());
-  check(p <= (tokens - 1) / context,
-        "the magic prime {} leaves no token after its last window of {} in {}: {}", p, context,
-        tokens, advice());
+  check(p > 1 && p <= places) ||
+      fail("the magic prime {} should be at most {}, the windows of {} tokens in {}: {}", p, places,
+           context, tokens, advice());
+  check(large_enough(p, places)) ||
+      fail("the magic prime {} should be above 0.9 of {}, the windows of {} tokens in {}: {}", p,
+           places, context, tokens, advice());
+  check(is_prime(p)) || fail("the magic prime {} is not prime: {}", p, advice());
+  check(p % 3 == 2) || fail("the magic prime {} is {} mod 3, expected 2: {}", p, p % 3, advice());
+  check(p <= (tokens - 1) / context) ||
+      fail("the magic prime {} leaves no token after its last window of {} in {}: {}", p, context,
+           tokens, advice());
 }
 
 int64_t magic_start(int64_t sample, int64_t p, int64_t context) {

@@ -184,8 +184,8 @@ class Preparation {
     tokenizer_.encode_to(text, out.ids);
     for (size_t i = before; i < out.ids.size(); ++i) {
       // Whatever stands in the text, it does not end a document.
-      check(out.ids[i] != 0, "the tokenizer '{}' gave the end of a document for text",
-            tokenizer_.name());
+      check(out.ids[i] != 0) ||
+          fail("the tokenizer '{}' gave the end of a document for text", tokenizer_.name());
       out.largest = std::max<int64_t>(out.largest, out.ids[i]);
     }
     out.bytes += static_cast<int64_t>(text.size());
@@ -235,10 +235,10 @@ PreparedAbout about_from_json(std::string_view text, std::string_view source) {
          source, std::string_view(error.what()).substr(0, 200));
   }
   check(about.documents > 0 && about.tokens > 0 && about.learned >= 0 &&
-            about.learned <= about.tokens && about.bytes >= 0 && about.vocabulary > 0 &&
-            about.vocabulary <= int64_t{1} << 31 && about.largest_id >= 0 &&
-            about.largest_id < about.vocabulary,
-        "'{}' says what cannot be of the data beside it: remove it or prepare again", source);
+        about.learned <= about.tokens && about.bytes >= 0 && about.vocabulary > 0 &&
+        about.vocabulary <= int64_t{1} << 31 && about.largest_id >= 0 &&
+        about.largest_id < about.vocabulary) ||
+      fail("'{}' says what cannot be of the data beside it: remove it or prepare again", source);
   return about;
 }
 
@@ -246,15 +246,15 @@ std::optional<PrepareResult> prepare(std::span<const fs::path> inputs, const fs:
                                      const Tokenizer& tokenizer, const PrepareOptions& options,
                                      ThreadPool& pool,
                                      const std::function<bool(const PrepareProgress&)>& go_on) {
-  check(!inputs.empty(), "no text to prepare: name at least one file");
+  check(!inputs.empty()) || fail("no text to prepare: name at least one file");
   for (const fs::path& input : inputs) {
     std::error_code error;  // before any work is done
-    check(fs::exists(input, error) && !fs::is_directory(input, error),
-          "expected a file at '{}', found none: check the path", input.string());
-    check(input.extension() != ".json",
-          "'{}' is one JSON text: expected .jsonl, a JSON object in each line", input.string());
-    check(!prepared_name(input) && input.extension() != ".mask",
-          "'{}' is prepared already: expected text or .jsonl", input.string());
+    check(fs::exists(input, error) && !fs::is_directory(input, error)) ||
+        fail("expected a file at '{}', found none: check the path", input.string());
+    check(input.extension() != ".json") ||
+        fail("'{}' is one JSON text: expected .jsonl, a JSON object in each line", input.string());
+    check(!prepared_name(input) && input.extension() != ".mask") ||
+        fail("'{}' is prepared already: expected text or .jsonl", input.string());
   }
   return Preparation(inputs, name, tokenizer, options, pool, go_on).run();
 }

@@ -19,9 +19,9 @@ bool append(const MappedFile& file, std::vector<Part>& parts) {
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
                               file.bytes().size());
   const size_t zero = text.find('\0');
-  check(zero == std::string_view::npos,
-        "'{}' holds a byte 0 at {}: it is not text (0 is the end-of-document token)",
-        file.path().string(), zero);
+  check(zero == std::string_view::npos) ||
+      fail("'{}' holds a byte 0 at {}: it is not text (0 is the end-of-document token)",
+           file.path().string(), zero);
   bool marked = false;
   size_t begin = 0;
   while (begin < text.size()) {
@@ -80,9 +80,9 @@ void encode(const std::vector<Part>& parts, const Tokenizer& tokenizer, ThreadPo
     });
     for (int64_t task = 0; task < tasks; ++task) {
       for (const int32_t id : encoded[static_cast<size_t>(task)]) {
-        check(id >= 0 && id < tokenizer.vocab_size(),
-              "the tokenizer gave token {}: its vocabulary has 0 to {}; is its file whole?", id,
-              tokenizer.vocab_size() - 1);
+        check(id >= 0 && id < tokenizer.vocab_size()) ||
+            fail("the tokenizer gave token {}: its vocabulary has 0 to {}; is its file whole?", id,
+                 tokenizer.vocab_size() - 1);
         ids.push_back(static_cast<Id>(id));
       }
     }
@@ -98,15 +98,16 @@ TokenSpan TextData::tokens() const {
 
 TextData read_text(std::span<const std::filesystem::path> files, const Tokenizer& tokenizer,
                    ThreadPool& pool) {
-  check(!files.empty(), "no text to learn from: name at least one file");
+  check(!files.empty()) || fail("no text to learn from: name at least one file");
   TextData data;
   std::vector<MappedFile> mapped;
   std::vector<Part> parts;
   for (const std::filesystem::path& file : files) {
-    check(file.extension() != ".jsonl",
-          "'{}' is no plain text: make tokens of its documents with rookery data prepare, and "
-          "train on these",
-          file.string());
+    check(file.extension() != ".jsonl") ||
+        fail(
+            "'{}' is no plain text: make tokens of its documents with rookery data prepare, and "
+            "train on these",
+            file.string());
     mapped.emplace_back(file);
     const size_t before = parts.size();
     if (append(mapped.back(), parts)) data.has_documents = true;
@@ -127,13 +128,9 @@ TextData read_text(std::span<const std::filesystem::path> files, const Tokenizer
       [&](auto& ids) { encode(parts, tokenizer, pool, static_cast<size_t>(data.bytes), ids); },
       data.ids);
   const TokenSpan tokens = data.tokens();
-  check(tokens.size() >= 2,
-        "the text has {} tokens: at least 2 are needed to predict one from the other",
-        tokens.size());
-  data.hash = 14695981039346656037ull;
-  for (int64_t i = 0; i < tokens.size(); ++i) {
-    data.hash = (data.hash ^ static_cast<uint64_t>(tokens[i])) * 1099511628211ull;
-  }
+  check(tokens.size() >= 2) ||
+      fail("the text has {} tokens: at least 2 are needed to predict one from the other",
+           tokens.size());
   return data;
 }
 

@@ -21,7 +21,6 @@ struct TextData {
   std::variant<std::vector<uint8_t>, std::vector<uint16_t>, std::vector<int32_t>> ids;
   bool has_documents = false;  // whether there was a mark or more than one file
   int64_t bytes = 0;           // of text, and one for each end of a document
-  uint64_t hash = 0;           // of the tokens (FNV-1a)
 
   TokenSpan tokens() const;
 };

@@ -18,11 +18,11 @@ bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')
 
 FileBlocks::FileBlocks(const std::filesystem::path& path) : path_(path) {
   std::error_code error;
-  check(!std::filesystem::is_directory(path, error),
-        "expected a file, '{}' is a folder: name the files in it", path.string());
+  check(!std::filesystem::is_directory(path, error)) ||
+      fail("expected a file, '{}' is a folder: name the files in it", path.string());
   file_.reset(std::fopen(path.c_str(), "rbe"));
-  check(file_ != nullptr, "cannot read '{}' ({}): check the path and its permissions",
-        path.string(), std::generic_category().message(errno));
+  check(file_ != nullptr) || fail("cannot read '{}' ({}): check the path and its permissions",
+                                  path.string(), std::generic_category().message(errno));
 }
 
 bool FileBlocks::append_to(std::string& text) {
@@ -30,9 +30,9 @@ bool FileBlocks::append_to(std::string& text) {
   text.resize(before + kBlock);
   const size_t got = std::fread(text.data() + before, 1, kBlock, file_.get());
   text.resize(before + got);
-  check(got == kBlock || std::ferror(file_.get()) == 0,
-        "cannot read '{}' after {} bytes ({}): check the disk", path_.string(), bytes_,
-        std::generic_category().message(errno));
+  check(got == kBlock || std::ferror(file_.get()) == 0) ||
+      fail("cannot read '{}' after {} bytes ({}): check the disk", path_.string(), bytes_,
+           std::generic_category().message(errno));
   bytes_ += static_cast<int64_t>(got);
   return got > 0;
 }
@@ -56,9 +56,9 @@ void TextPieces::take(int64_t count, std::string& piece) {
   begin_ += count;
   if (count > 0) line_start_ = piece.back() == '\n';
   const size_t zero = piece.find('\0');
-  check(zero == std::string::npos,
-        "'{}' holds a byte 0: it is not text (0 is the end-of-document token)",
-        reader_.path().string());
+  check(zero == std::string::npos) ||
+      fail("'{}' holds a byte 0: it is not text (0 is the end-of-document token)",
+           reader_.path().string());
 }
 
 bool TextPieces::next(std::string& piece, bool& ends) {
@@ -128,9 +128,9 @@ bool Lines::next(std::string& line) {
     const size_t end = buffer_.find('\n', static_cast<size_t>(scanned_));
     const bool whole = end != std::string::npos;
     const int64_t length = static_cast<int64_t>(whole ? end : buffer_.size()) - begin_;
-    check(length <= longest_,
-          "{}:{}: the line has more than {} bytes: expected one object per line; split it",
-          reader_.path().string(), number_ + 1, longest_);
+    check(length <= longest_) ||
+        fail("{}:{}: the line has more than {} bytes: expected one object per line; split it",
+             reader_.path().string(), number_ + 1, longest_);
     if (whole || (at_end_ && length > 0)) {
       line.assign(buffer_, static_cast<size_t>(begin_), static_cast<size_t>(length));
       begin_ += length + (whole ? 1 : 0);

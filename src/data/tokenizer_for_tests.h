@@ -24,7 +24,7 @@ class SpaceTokenizer final : public Tokenizer {
   void encode_to(std::string_view text, std::vector<int32_t>& ids) const override {
     for (size_t i = 0; i < text.size(); ++i) {
       const auto byte = static_cast<unsigned char>(text[i]);
-      check(byte != '~', "there is no token for '~' at {}", i);
+      check(byte != '~') || fail("there is no token for '~' at {}", i);
       if (byte == ' ' && i + 1 < text.size() && text[i + 1] >= 'a' && text[i + 1] <= 'z') {
         ids.push_back(first_pair() + text[++i]);
       } else {
@@ -33,7 +33,7 @@ class SpaceTokenizer final : public Tokenizer {
     }
   }
   std::string_view bytes_of(int32_t id) const override {
-    check(id >= 0 && id < vocabulary_, "no token {}", id);
+    check(id >= 0 && id < vocabulary_) || fail("no token {}", id);
     if (id == 0) return "";
     return id >= first_pair() ? pairs_.at(static_cast<size_t>(id - first_pair()))
                               : singles_.at(static_cast<size_t>(id - 1));

@@ -3,34 +3,19 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "io/hash.h"
 
 namespace rookery {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kHashedWhole = int64_t{16} << 20;
-constexpr int64_t kSamples = 4096, kSampleBytes = 4096;
-
-uint64_t mix(uint64_t hash, std::span<const std::byte> bytes) {
-  for (const std::byte byte : bytes) {
-    hash = (hash ^ static_cast<uint64_t>(byte)) * 1099511628211ull;
-  }
-  return hash;
-}
-
-// FNV-1a of the size and of all bytes, or of samples.
-uint64_t sampled_hash(uint64_t hash, std::span<const std::byte> bytes) {
-  const auto size = static_cast<int64_t>(bytes.size());
-  hash = mix(hash, std::as_bytes(std::span(&size, 1)));
-  if (size <= kHashedWhole) return mix(hash, bytes);
-  for (int64_t i = 0; i < kSamples; ++i) {
-    // The last sample ends with the data. The quotient first: the product of both could overflow.
-    const int64_t room = size - kSampleBytes;
-    const int64_t at = room / (kSamples - 1) * i + room % (kSamples - 1) * i / (kSamples - 1);
-    hash = mix(hash, bytes.subspan(static_cast<size_t>(at), kSampleBytes));
-  }
-  return hash;
+uint64_t hash_of(const TokenSpan& tokens, std::span<const uint8_t> mask, ThreadPool& pool) {
+  const uint64_t hashes[] = {
+      static_cast<uint64_t>(tokens.type()),
+      hash_blocks({tokens.data(), static_cast<size_t>(tokens.bytes())}, pool),
+      hash_blocks(std::as_bytes(mask), pool)};
+  return hash_bytes({reinterpret_cast<const char*>(hashes), sizeof hashes});
 }
 
 }  // namespace
@@ -39,24 +24,27 @@ PreparedData::PreparedData(const fs::path& name) : tokens(name) {
   std::error_code error;
   if (fs::exists(mask_of(name), error)) {
     mask_file.emplace(mask_of(name));
-    check(mask_file->size() == tokens.tokens().size(),
-          "'{}' has {} bytes, expected one for each of the {} tokens: it belongs to other data; "
-          "remove it or prepare again",
-          mask_of(name).string(), mask_file->size(), tokens.tokens().size());
+    check(mask_file->size() == tokens.tokens().size()) ||
+        fail(
+            "'{}' has {} bytes, expected one for each of the {} tokens: it belongs to other data; "
+            "remove it or prepare again",
+            mask_of(name).string(), mask_file->size(), tokens.tokens().size());
   }
   if (fs::exists(about_of(name), error)) {
     // A vocabulary is a few MB.
     constexpr int64_t kLargest = int64_t{256} << 20;
     const MappedFile file(about_of(name));
-    check(file.size() <= kLargest, "'{}' has {} bytes: it is no description of prepared data",
-          file.path().string(), file.size());
+    check(file.size() <= kLargest) ||
+        fail("'{}' has {} bytes: it is no description of prepared data", file.path().string(),
+             file.size());
     about = about_from_json(
         {reinterpret_cast<const char*>(file.bytes().data()), static_cast<size_t>(file.size())},
         file.path().string());
-    check(about->tokens == tokens.tokens().size(),
-          "'{}' speaks of {} tokens, there are {}: it belongs to other data; remove it or prepare "
-          "again",
-          file.path().string(), about->tokens, tokens.tokens().size());
+    check(about->tokens == tokens.tokens().size()) ||
+        fail(
+            "'{}' speaks of {} tokens, there are {}: it belongs to other data; remove it or "
+            "prepare again",
+            file.path().string(), about->tokens, tokens.tokens().size());
   }
 }
 
@@ -68,10 +56,10 @@ std::span<const uint8_t> PreparedData::mask() const {
 bool is_prepared(std::span<const fs::path> files) {
   for (const fs::path& file : files) {
     if (!prepared_name(file)) continue;
-    check(
-        files.size() == 1,
-        "'{}' is prepared data: it cannot be mixed with other files; prepare all of them together",
-        file.string());
+    check(files.size() == 1) || fail(
+                                    "'{}' is prepared data: it cannot be mixed with other files; "
+                                    "prepare all of them together",
+                                    file.string());
     return true;
   }
   return false;
@@ -85,7 +73,7 @@ TrainingData open_training_data(std::span<const fs::path> files, const Tokenizer
     data.text = read_text(files, *tokenizer, pool);
     data.tokens = data.text->tokens();
     data.has_documents = data.text->has_documents;
-    data.hash = data.text->hash;
+    data.hash = hash_of(data.tokens, {}, pool);
     data.bytes_per_token =
         static_cast<double>(data.text->bytes) / static_cast<double>(data.tokens.size());
     return data;
@@ -94,11 +82,7 @@ TrainingData open_training_data(std::span<const fs::path> files, const Tokenizer
   data.tokens = data.prepared->tokens.tokens();
   data.mask = data.prepared->mask();
   data.has_documents = data.prepared->tokens.documents() > 1;
-  const auto type = static_cast<std::byte>(data.tokens.type());
-  data.hash = mix(14695981039346656037ull, std::span(&type, 1));
-  data.hash =
-      sampled_hash(data.hash, {data.tokens.data(), static_cast<size_t>(data.tokens.bytes())});
-  if (!data.mask.empty()) data.hash = sampled_hash(data.hash, std::as_bytes(data.mask));
+  data.hash = hash_of(data.tokens, data.mask, pool);
   if (data.prepared->about && data.mask.empty()) {
     data.bytes_per_token = data.prepared->about->bytes_per_token();
   }

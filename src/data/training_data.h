@@ -34,9 +34,7 @@ struct TrainingData {
   TokenSpan tokens;
   std::span<const uint8_t> mask;  // a byte per token, or empty: everything is learned
   bool has_documents = false;
-  // Of tokens and mask: resuming on other data is refused. Of prepared data of more than 16 MiB it
-  // is the hash of 4096 places, evenly spread, and of the sizes: reading all would take minutes.
-  uint64_t hash = 0;
+  uint64_t hash = 0;  // of all tokens, their type, and the mask: resuming on other data is refused
   // Bytes of text, and one for each end of a document, by tokens; 0 if unknown, or if a mask leaves
   // some tokens out.
   double bytes_per_token = 0;

@@ -26,15 +26,15 @@ struct Group {
     std::vector<std::vector<int32_t>> continuations;
     for (const std::string& text : item.continuations) {
       continuations.push_back(encode(tokenizer, text, where));
-      check(!continuations.back().empty(),
-            "{}: '{}' encodes to no tokens: there is nothing to score", where, text);
+      check(!continuations.back().empty()) ||
+          fail("{}: '{}' encodes to no tokens: there is nothing to score", where, text);
       tokens += static_cast<int64_t>(continuations.back().size());
     }
     for (const std::string& text : item.contexts) {
       questions.push_back({encode(tokenizer, text, where), continuations});
       tokens += static_cast<int64_t>(questions.back().context.size());
-      check(start_token || !questions.back().context.empty(),
-            "{}: an empty context, and no start token: nothing predicts what follows", where);
+      check(start_token || !questions.back().context.empty()) ||
+          fail("{}: an empty context, and no start token: nothing predicts what follows", where);
     }
     items.push_back(std::move(item));
   }

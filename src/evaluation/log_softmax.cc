@@ -7,38 +7,16 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/simd-inl.h"
+#include "ops/cross_entropy/softmax-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rookery {
 namespace HWY_NAMESPACE {
 namespace {
 
-// A sum of this many terms in [0, 1] is kept in float32 before it goes to float64.
-constexpr int64_t kBlock = 256;
-
-LogSoftmax log_softmax_row(const float* HWY_RESTRICT z, int64_t count) {
-  const FloatTag d;
-  const auto lowest = hn::Set(d, -3.0e38f);
-  auto maximum = lowest;
-  for_vectors(count, [&](int64_t i, int64_t n) {
-    auto x = load(z + i, n);
-    if (n < float_lanes()) x = hn::IfThenElse(hn::FirstN(d, n), x, lowest);
-    maximum = hn::Max(maximum, x);
-  });
-  const float largest = max_lanes(maximum);
-  const auto shift = hn::Set(d, largest);
-  double total = 0;
-  for (int64_t first = 0; first < count; first += kBlock) {
-    auto sum = hn::Zero(d);
-    for_vectors(std::min(kBlock, count - first), [&](int64_t i, int64_t n) {
-      auto e = exponential(hn::Sub(load(z + first + i, n), shift));
-      if (n < float_lanes()) e = hn::IfThenElseZero(hn::FirstN(d, n), e);
-      sum = hn::Add(sum, e);
-    });
-    total += static_cast<double>(sum_lanes(sum));
-  }
-  return {largest, std::log(total)};
+LogSoftmax log_softmax_row(const float* z, int64_t count) {
+  const float largest = largest_of(z, count);
+  return {largest, std::log(sum_of_exponentials(z, count, largest, nullptr))};
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ class WordTokenizer final : public Tokenizer {
       for (size_t id = 1; id < pieces_.size(); ++id) {
         if (text.starts_with(pieces_[id]) && pieces_[id].size() > pieces_[best].size()) best = id;
       }
-      check(best > 0, "cannot express '{}'", text.substr(0, 1));
+      check(best > 0) || fail("cannot express '{}'", text.substr(0, 1));
       ids.push_back(static_cast<int32_t>(best));
       text.remove_prefix(pieces_[best].size());
     }

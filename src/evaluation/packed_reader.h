@@ -6,8 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "core/context.h"
-#include "models/model.h"
+#include "inference/runner.h"
 
 namespace rookery {
 
@@ -41,12 +40,9 @@ struct PackedReaderOptions {
   bool deterministic = false;
 };
 
-// Memory: the activations of batch_tokens rows, kLogitsBytes of logits, and the slots.
+// Memory: the activations of batch_tokens rows, ModelRunner::kLogitsBytes of logits, and the slots.
 class PackedReader {
  public:
-  // Logits exist for so many bytes of rows at a time.
-  static constexpr int64_t kLogitsBytes = int64_t{64} << 20;
-
   // The model and the pool must outlive this. `slots` states for the caller, all empty.
   PackedReader(const Model& model, ThreadPool& pool, int64_t slots,
                const PackedReaderOptions& options);
@@ -55,30 +51,26 @@ class PackedReader {
   // logits that are not finite.
   void read(std::span<Reading> readings);
 
-  const Model& model() const { return model_; }
+  const Model& model() const { return runner_.model(); }
   const PackedReaderOptions& options() const { return options_; }
   int64_t slots() const { return slots_; }
   // Tokens read since construction.
   int64_t tokens_read() const { return tokens_read_; }
 
  private:
-  struct Question {
-    int64_t row;  // in the batch
-    Asked* asked;
-  };
+  void ask(int64_t row, Asked& asked);
   void forward();
-  void answer(const Tensor& x);
+  // The questions about the batch's wanted rows from number `first` on, with their logits.
+  void answer(int64_t first, std::span<const float> logits);
 
-  const Model& model_;
   PackedReaderOptions options_;
   int64_t slots_;
-  State state_;  // the caller's slots, and two for a sequence that goes on in the next forward
-  Arena arena_;
-  Context ctx_;
+  ModelRunner
+      runner_;  // the caller's slots, and two for a sequence that goes on in the next forward
+  ThreadPool& pool_;
   Batch batch_;
-  PlacedBatch placed_;
-  std::vector<float> host_logits_;  // of a GPU
-  std::vector<Question> questions_;
+  std::vector<Asked*> questions_;
+  std::vector<size_t> first_question_;  // of each wanted row of the batch
   int64_t tokens_read_ = 0;
 };
 

@@ -15,19 +15,21 @@ bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 }  // namespace
 
 void validate(const PerplexityOptions& o) {
-  check(o.context >= 0 && o.max_tokens >= 0, "context {} and most tokens {} should not be negative",
-        o.context, o.max_tokens);
-  check(o.reset || o.context == 0,
-        "windows of {} tokens start from the empty state: a state that goes on from document to "
-        "document does not go with them",
-        o.context);
+  check(o.context >= 0 && o.max_tokens >= 0) ||
+      fail("context {} and most tokens {} should not be negative", o.context, o.max_tokens);
+  check(o.reset || o.context == 0) ||
+      fail(
+          "windows of {} tokens start from the empty state: a state that goes on from document to "
+          "document does not go with them",
+          o.context);
   if (o.bins.empty()) return;
-  check(o.bins.size() <= 10000, "{} bins of positions: expected at most 10000", o.bins.size());
-  check(o.bins.front() == 1, "the first bin begins at position {}: expected 1, the first token",
-        o.bins.front());
+  check(o.bins.size() <= 10000) ||
+      fail("{} bins of positions: expected at most 10000", o.bins.size());
+  check(o.bins.front() == 1) ||
+      fail("the first bin begins at position {}: expected 1, the first token", o.bins.front());
   for (size_t i = 1; i < o.bins.size(); ++i) {
-    check(o.bins[i] > o.bins[i - 1] && o.bins[i] <= kMostPosition,
-          "the bins of positions should ascend: {} stands before {}", o.bins[i - 1], o.bins[i]);
+    check(o.bins[i] > o.bins[i - 1] && o.bins[i] <= kMostPosition) ||
+        fail("the bins of positions should ascend: {} stands before {}", o.bins[i - 1], o.bins[i]);
   }
 }
 

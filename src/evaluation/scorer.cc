@@ -25,10 +25,11 @@ Scorer::Scorer(const Model& model, ThreadPool& pool, const ScorerOptions& option
 std::vector<std::vector<Score>> Scorer::score(std::span<const Question> questions) {
   std::vector<std::vector<Score>> scores;
   for (const Question& question : questions) {
-    check(options_.start_token || !question.context.empty(),
-          "an empty context without start token: nothing predicts the first token behind it");
+    check(options_.start_token || !question.context.empty()) ||
+        fail("an empty context without start token: nothing predicts the first token behind it");
     for (const std::vector<int32_t>& continuation : question.continuations) {
-      check(!continuation.empty(), "an empty continuation: it has no probability to compare");
+      check(!continuation.empty()) ||
+          fail("an empty continuation: it has no probability to compare");
     }
     scores.emplace_back(question.continuations.size());
   }

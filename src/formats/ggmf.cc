@@ -68,10 +68,10 @@ class Container {
  private:
   Bytes take(int64_t length) {
     const int64_t left = static_cast<int64_t>(bytes_.size()) - at_;
-    check(length <= left,
-          "'{}': expected {} more bytes at offset {}, the file has {}: it is cut short or damaged, "
-          "copy or download it again",
-          path_, length, at_, left);
+    check(length <= left) || fail(
+                                 "'{}': expected {} more bytes at offset {}, the file has {}: it "
+                                 "is cut short or damaged, copy or download it again",
+                                 path_, length, at_, left);
     const Bytes taken = bytes_.subspan(at_, length);
     at_ += length;
     return taken;
@@ -91,33 +91,36 @@ class Container {
   void read_header() {
     take_int();  // the magic number, by which the file was recognised
     header_.version = take_int();
-    check(header_.version == 100 || header_.version == 101,
-          "'{}' has version {} of the ggmf format: expected 100 or 101; convert the model again",
-          path_, header_.version);
+    check(header_.version == 100 || header_.version == 101) ||
+        fail("'{}' has version {} of the ggmf format: expected 100 or 101; convert the model again",
+             path_, header_.version);
     header_.vocabulary = take_int();
     header_.channels = take_int();
     header_.layers = take_int();
     // Every layer has several tensors, so that this bound is generous, and a loop over the layers
     // short.
     check(header_.vocabulary > 0 && header_.channels > 0 && header_.layers > 0 &&
-              header_.layers < static_cast<int64_t>(bytes_.size()),
-          "the header of '{}' claims a vocabulary of {}, {} channels and {} layers: the file is "
-          "damaged",
-          path_, header_.vocabulary, header_.channels, header_.layers);
+          header_.layers < static_cast<int64_t>(bytes_.size())) ||
+        fail(
+            "the header of '{}' claims a vocabulary of {}, {} channels and {} layers: the file is "
+            "damaged",
+            path_, header_.vocabulary, header_.channels, header_.layers);
     header_.type = find_type(take_int(), "the header");
-    check(header_.version == 101 || header_.type->blocks == nullptr,
-          "'{}' is quantised in the old version 100 of the format: expected version 101; quantise "
-          "the model again",
-          path_);
+    check(header_.version == 101 || header_.type->blocks == nullptr) ||
+        fail(
+            "'{}' is quantised in the old version 100 of the format: expected version 101; "
+            "quantise the model again",
+            path_);
   }
 
   Entry read_entry() {
     const int64_t start = at_;
     const int32_t rank = take_int(), name_bytes = take_int(), type_id = take_int();
-    check(rank >= 1 && rank <= 3 && name_bytes >= 1,
-          "'{}' has a tensor of {} dimensions with a name of {} bytes at offset {}: expected 1 to "
-          "3 dimensions and a name; the file is damaged, copy or download it again",
-          path_, rank, name_bytes, start);
+    check(rank >= 1 && rank <= 3 && name_bytes >= 1) ||
+        fail(
+            "'{}' has a tensor of {} dimensions with a name of {} bytes at offset {}: expected 1 "
+            "to 3 dimensions and a name; the file is damaged, copy or download it again",
+            path_, rank, name_bytes, start);
     std::vector<int64_t> sizes;
     for (int32_t axis = 0; axis < rank; ++axis) sizes.push_back(take_int());
     const Bytes name = take(name_bytes);
@@ -126,15 +129,17 @@ class Container {
     entry.type = find_type(type_id, fmt::format("tensor {}", entry.name));
     const std::optional<int64_t> count = count_of(sizes);
     // Rows are quantised one by one, so that a block never spans two.
-    check(count && *count > 0 && sizes[0] % entry.type->elements() == 0,
-          "tensor {} of '{}' claims the sizes {}: expected positive numbers, the first a multiple "
-          "of {}; the file is damaged, copy or download it again",
-          entry.name, path_, shape_of(sizes)->to_string(), entry.type->elements());
+    check(count && *count > 0 && sizes[0] % entry.type->elements() == 0) ||
+        fail(
+            "tensor {} of '{}' claims the sizes {}: expected positive numbers, the first a "
+            "multiple of {}; the file is damaged, copy or download it again",
+            entry.name, path_, shape_of(sizes)->to_string(), entry.type->elements());
     const int64_t blocks = *count / entry.type->elements();
-    check(blocks <= static_cast<int64_t>(bytes_.size()),
-          "tensor {} of '{}' has {} numbers, more than the file can hold: it is cut short or "
-          "damaged, copy or download it again",
-          entry.name, path_, *count);
+    check(blocks <= static_cast<int64_t>(bytes_.size())) ||
+        fail(
+            "tensor {} of '{}' has {} numbers, more than the file can hold: it is cut short or "
+            "damaged, copy or download it again",
+            entry.name, path_, *count);
     entry.bytes = take(blocks * entry.type->bytes());
     std::reverse(sizes.begin(), sizes.end());
     entry.shape = *shape_of(sizes);
@@ -146,12 +151,12 @@ class Container {
     for (const std::string_view name : {"emb.weight", "head.weight"}) {
       const auto found = std::find_if(entries_.begin(), entries_.end(),
                                       [&](const Entry& entry) { return entry.name == name; });
-      check(found != entries_.end(),
-            "'{}' has no {}: the file is cut short, copy or download it again", path_, name);
+      check(found != entries_.end()) ||
+          fail("'{}' has no {}: the file is cut short, copy or download it again", path_, name);
       const Shape expected{header_.vocabulary, header_.channels};
-      check(found->shape == expected,
-            "'{}': the header claims {} for {}, which has {}: the file is damaged", path_,
-            expected.to_string(), name, found->shape.to_string());
+      check(found->shape == expected) ||
+          fail("'{}': the header claims {} for {}, which has {}: the file is damaged", path_,
+               expected.to_string(), name, found->shape.to_string());
     }
     std::vector<bool> seen(static_cast<size_t>(header_.layers));
     for (const Entry& entry : entries_) {
@@ -159,9 +164,9 @@ class Container {
       if (layer && *layer < header_.layers) seen[static_cast<size_t>(*layer)] = true;
     }
     const int64_t present = std::count(seen.begin(), seen.end(), true);
-    check(present == header_.layers,
-          "'{}': expected {} layers, found tensors of {}: the file is cut short or damaged", path_,
-          header_.layers, present);
+    check(present == header_.layers) ||
+        fail("'{}': expected {} layers, found tensors of {}: the file is cut short or damaged",
+             path_, header_.layers, present);
   }
 
   // 12 for "blocks.12.something".
@@ -350,10 +355,11 @@ class Restorer {
   void add_undone(const Entry& entry, const Shape& shape, const Undo& undo) {
     const Numbers numbers(entry);
     each_number(numbers, [&](int64_t i, double stored) {
-      check(stored >= undo.least && stored <= undo.most && std::isfinite(stored),
-            "'{}': number {} of {} is {}, expected one from {} to {}: the file is damaged or not "
-            "made by rwkv.cpp's converter",
-            container_.path(), i, entry.name, stored, undo.least, undo.most);
+      check(stored >= undo.least && stored <= undo.most && std::isfinite(stored)) ||
+          fail(
+              "'{}': number {} of {} is {}, expected one from {} to {}: the file is damaged or not "
+              "made by rwkv.cpp's converter",
+              container_.path(), i, entry.name, stored, undo.least, undo.most);
     });
     add_made(entry.name, DType::kF32, shape, [numbers, function = undo.function](void* to) {
       each_number(numbers, [&](int64_t i, double stored) {
@@ -366,8 +372,8 @@ class Restorer {
   void add_transposed(const Entry& entry) {
     Shape shape = entry.shape;
     const int rank = shape.rank();
-    check(rank >= 2, "'{}': tensor {} has shape {}, expected a matrix: the file is damaged",
-          container_.path(), entry.name, shape.to_string());
+    check(rank >= 2) || fail("'{}': tensor {} has shape {}, expected a matrix: the file is damaged",
+                             container_.path(), entry.name, shape.to_string());
     const int64_t rows = shape[rank - 2], cols = shape[rank - 1];
     std::swap(shape[rank - 2], shape[rank - 1]);
     const Numbers numbers(entry);
@@ -389,9 +395,9 @@ class Restorer {
   void add_split(const Entry& joined) {
     constexpr std::string_view kOrder = "rwkvag";
     const int64_t parts = static_cast<int64_t>(kOrder.size());
-    check(joined.shape[0] == parts,
-          "'{}': tensor {} has shape {}, expected {} vectors: the file is damaged",
-          container_.path(), joined.name, joined.shape.to_string(), parts);
+    check(joined.shape[0] == parts) ||
+        fail("'{}': tensor {} has shape {}, expected {} vectors: the file is damaged",
+             container_.path(), joined.name, joined.shape.to_string(), parts);
     const std::string stem = joined.name.substr(0, joined.name.size() - kOrder.size());
     const int64_t count = joined.shape.count() / parts;
     const Numbers numbers(joined);

@@ -95,20 +95,22 @@ bool is_there(const fs::path& path) {
 std::map<std::string, std::set<std::string>> read_index(const fs::path& path) {
   const json index = read_json_file(path);
   const auto map = index.find("weight_map");
-  check(map != index.end() && map->is_object() && !map->empty(),
-        "'{}' has no weight_map that names the shard of each tensor: the file is damaged, download "
-        "it again",
-        path.string());
+  check(map != index.end() && map->is_object() && !map->empty()) ||
+      fail(
+          "'{}' has no weight_map that names the shard of each tensor: the file is damaged, "
+          "download it again",
+          path.string());
   std::map<std::string, std::set<std::string>> shards;
   for (const auto& [tensor, shard] : map->items()) {
     const bool is_text = shard.is_string();
     const std::string name = is_text ? shard.get<std::string>() : std::string();
     check(is_text && !name.empty() && name.find('/') == std::string::npos &&
-              name.find("..") == std::string::npos && name != "." &&
-              name.find('\0') == std::string::npos && name != path.filename(),
-          "'{}' puts the tensor {} into {}: expected the plain name of a file in the same folder; "
-          "the file is damaged or not to be trusted",
-          path.string(), tensor, shown(shard));
+          name.find("..") == std::string::npos && name != "." &&
+          name.find('\0') == std::string::npos && name != path.filename()) ||
+        fail(
+            "'{}' puts the tensor {} into {}: expected the plain name of a file in the same "
+            "folder; the file is damaged or not to be trusted",
+            path.string(), tensor, shown(shard));
     shards[name].insert(tensor);
   }
   return shards;
@@ -121,17 +123,18 @@ TensorSource open_shards(const fs::path& index) {
     TensorSource shard = open_file(path);
     std::set<std::string> found;
     for (const StoredTensor& tensor : shard.tensors) {
-      check(tensors.contains(tensor.name),
-            "the shard '{}' holds {}, which '{}' does not place there: they belong to different "
-            "models, download all again",
-            path.string(), tensor.name, index.string());
+      check(tensors.contains(tensor.name)) ||
+          fail(
+              "the shard '{}' holds {}, which '{}' does not place there: they belong to different "
+              "models, download all again",
+              path.string(), tensor.name, index.string());
       found.insert(tensor.name);
     }
     for (const std::string& tensor : tensors) {
-      check(found.contains(tensor),
-            "the shard '{}' lacks {}, which '{}' places there: they belong to different models, "
-            "download all again",
-            path.string(), tensor, index.string());
+      check(found.contains(tensor)) || fail(
+                                           "the shard '{}' lacks {}, which '{}' places there: they "
+                                           "belong to different models, download all again",
+                                           path.string(), tensor, index.string());
     }
     all.join(std::move(shard));
   }
@@ -159,15 +162,15 @@ class Config {
 
   void require_rwkv4() const {
     const auto type = json_.find("model_type");
-    check(type != json_.end() && type->is_string(),
-          "'{}' has no model_type: expected \"rwkv\", a model of RWKV-4", path_);
+    check(type != json_.end() && type->is_string()) ||
+        fail("'{}' has no model_type: expected \"rwkv\", a model of RWKV-4", path_);
     const std::string name = type->get<std::string>();
     if (name == "rwkv") return;
-    check(
-        name.find("rwkv") == std::string::npos,
-        "'{}' has the model_type {}, a later generation: of Hugging Face folders RWKV-4 (\"rwkv\") "
-        "is read; give the .pth file of the same model",
-        path_, shown(*type));
+    check(name.find("rwkv") == std::string::npos) ||
+        fail(
+            "'{}' has the model_type {}, a later generation: of Hugging Face folders RWKV-4 "
+            "(\"rwkv\") is read; give the .pth file of the same model",
+            path_, shown(*type));
     fail("'{}' has the model_type {}: expected \"rwkv\", a model of RWKV-4", path_, shown(*type));
   }
 
@@ -175,17 +178,17 @@ class Config {
   void require_size(const char* key, int64_t actual) const {
     const auto value = json_.find(key);
     if (value == json_.end() || value->is_null()) return;
-    check(whole_number(*value) == actual,
-          "'{}' claims {} {}, the tensors have {}: they belong to different models, download all "
-          "again",
-          path_, key, shown(*value), actual);
+    check(whole_number(*value) == actual) || fail(
+                                                 "'{}' claims {} {}, the tensors have {}: they "
+                                                 "belong to different models, download all again",
+                                                 path_, key, shown(*value), actual);
   }
 
   bool flag(const char* key) const {
     const auto value = json_.find(key);
     if (value == json_.end() || value->is_null()) return false;
-    check(value->is_boolean(), "'{}': expected true or false for {}, got {}", path_, key,
-          shown(*value));
+    check(value->is_boolean()) ||
+        fail("'{}': expected true or false for {}, got {}", path_, key, shown(*value));
     return value->get<bool>();
   }
 
@@ -193,9 +196,9 @@ class Config {
     const auto value = json_.find("layer_norm_epsilon");
     if (value == json_.end() || value->is_null()) return usual;
     const double number = value->is_number() ? value->get<double>() : 0;
-    check(number >= 1e-30 && number < 1,
-          "'{}' claims layer_norm_epsilon {}: expected a number between 0 and 1", path_,
-          shown(*value));
+    check(number >= 1e-30 && number < 1) ||
+        fail("'{}' claims layer_norm_epsilon {}: expected a number between 0 and 1", path_,
+             shown(*value));
     return static_cast<float>(number);
   }
 
@@ -250,8 +253,8 @@ void read_tokenizer(const fs::path& folder, TensorSource& source) {
     const fs::path path = folder / name;
     if (!is_there(path)) continue;
     const MappedFile file(path);
-    check(file.size() <= kLongest, "the tokenizer '{}' has {} bytes, expected at most {}",
-          path.string(), file.size(), kLongest);
+    check(file.size() <= kLongest) || fail("the tokenizer '{}' has {} bytes, expected at most {}",
+                                           path.string(), file.size(), kLongest);
     source.metadata["tokenizer"] = {reinterpret_cast<const char*>(file.bytes().data()),
                                     file.bytes().size()};
     return;
@@ -277,10 +280,11 @@ void rename_huggingface_tensors(TensorSource& source, const std::string& path) {
   if (std::none_of(source.tensors.begin(), source.tensors.end(), is_theirs)) return;
   for (StoredTensor& tensor : source.tensors) {
     for (const std::string_view part : kLaterGenerations) {
-      check(!is_theirs(tensor) || tensor.name.find(part) == std::string::npos,
-            "'{}' has the Hugging Face names of generation 5 or 6 ({}): of these RWKV-4 is read; "
-            "give the .pth file of the same model",
-            path, tensor.name);
+      check(!is_theirs(tensor) || tensor.name.find(part) == std::string::npos) ||
+          fail(
+              "'{}' has the Hugging Face names of generation 5 or 6 ({}): of these RWKV-4 is read; "
+              "give the .pth file of the same model",
+              path, tensor.name);
     }
     std::string ours = our_name(tensor.name);
     if (!ours.empty()) tensor.name = std::move(ours);
@@ -289,11 +293,11 @@ void rename_huggingface_tensors(TensorSource& source, const std::string& path) {
 
 TensorSource open_huggingface_folder(const fs::path& folder) {
   const fs::path config_path = folder / kConfigFile;
-  check(
-      is_there(config_path),
-      "expected a checkpoint file or a Hugging Face folder, '{}' is a folder without config.json: "
-      "name the .pth, .safetensors or .bin file in it",
-      folder.string());
+  check(is_there(config_path)) ||
+      fail(
+          "expected a checkpoint file or a Hugging Face folder, '{}' is a folder without "
+          "config.json: name the .pth, .safetensors or .bin file in it",
+          folder.string());
   const Config config(config_path);
   config.require_rwkv4();
   TensorSource source = open_weights(folder);

@@ -60,9 +60,11 @@ class AtomicFolder {
 
   void commit() {
     // Takes the place of an empty folder, but of nothing else.
-    check(::rename(aside_.c_str(), path_.c_str()) == 0,
-          "cannot put the finished folder in the place of '{}' ({}): something has appeared there",
-          path_.string(), reason(errno));
+    check(::rename(aside_.c_str(), path_.c_str()) == 0) ||
+        fail(
+            "cannot put the finished folder in the place of '{}' ({}): something has appeared "
+            "there",
+            path_.string(), reason(errno));
     aside_.clear();
     const int parent = ::open(parent_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (parent < 0) return;  // a folder that may be written but not read
@@ -93,8 +95,8 @@ ordered_json config_of(std::span<const StoredTensor> tensors, const HuggingfaceO
   const auto size = [&](std::string_view name, int axis) {
     const auto found = std::find_if(tensors.begin(), tensors.end(),
                                     [&](const StoredTensor& t) { return t.name == name; });
-    check(found != tensors.end() && found->shape.rank() == 2,
-          "a Hugging Face folder of RWKV-4 needs the matrix {}, which the model lacks", name);
+    check(found != tensors.end() && found->shape.rank() == 2) ||
+        fail("a Hugging Face folder of RWKV-4 needs the matrix {}, which the model lacks", name);
     return found->shape[axis];
   };
   const auto layers = std::count_if(tensors.begin(), tensors.end(), [](const StoredTensor& tensor) {
@@ -138,16 +140,16 @@ std::vector<std::vector<StoredTensor>> shards_of(std::vector<StoredTensor> tenso
 
 void require_new_folder(const fs::path& folder) {
   const fs::path path = resolved(folder);
-  check(!path.empty(), "expected a folder to write, got no name: choose one");
+  check(!path.empty()) || fail("expected a folder to write, got no name: choose one");
   std::error_code error;
   const fs::file_status status = fs::symlink_status(path, error);
-  check(!fs::exists(status) || fs::is_directory(status),
-        "expected a folder to write, '{}' is a file: choose another name", folder.string());
-  check(!fs::exists(status) || fs::is_empty(path, error),
-        "the folder '{}' is not empty: choose another name, or empty it first", folder.string());
-  check(fs::is_directory(parent_of(path), error),
-        "cannot write '{}': there is no folder '{}'; create it first", folder.string(),
-        parent_of(path).string());
+  check(!fs::exists(status) || fs::is_directory(status)) ||
+      fail("expected a folder to write, '{}' is a file: choose another name", folder.string());
+  check(!fs::exists(status) || fs::is_empty(path, error)) ||
+      fail("the folder '{}' is not empty: choose another name, or empty it first", folder.string());
+  check(fs::is_directory(parent_of(path), error)) ||
+      fail("cannot write '{}': there is no folder '{}'; create it first", folder.string(),
+           parent_of(path).string());
 }
 
 const char* tokenizer_file_name(std::string_view definition) {
@@ -158,16 +160,17 @@ const char* tokenizer_file_name(std::string_view definition) {
 void write_huggingface(const fs::path& folder, std::span<const StoredTensor> tensors,
                        const std::map<std::string, std::string>& metadata,
                        const HuggingfaceOptions& options, const WriteProgress& progress) {
-  check(options.shard_bytes > 0, "a file of weights cannot hold {} bytes: expected more than 0",
-        options.shard_bytes);
+  check(options.shard_bytes > 0) ||
+      fail("a file of weights cannot hold {} bytes: expected more than 0", options.shard_bytes);
   const ordered_json config = config_of(tensors, options);
   std::vector<StoredTensor> renamed;
   for (const StoredTensor& tensor : tensors) {
     renamed.push_back(tensor);
     std::optional<std::string> name = huggingface_name(tensor.name);
-    check(name.has_value(),
-          "a Hugging Face folder of RWKV-4 has no place for {}: write a .pth or .safetensors file",
-          tensor.name);
+    check(name.has_value()) || fail(
+                                   "a Hugging Face folder of RWKV-4 has no place for {}: write a "
+                                   ".pth or .safetensors file",
+                                   tensor.name);
     renamed.back().name = std::move(*name);
   }
   const int64_t total = bytes_of(tensors);

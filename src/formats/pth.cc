@@ -50,10 +50,11 @@ class Archive {
   // Throws unless [offset, offset + length) lies within the first `end` bytes.
   void require(uint64_t offset, uint64_t length, int64_t end) const {
     const uint64_t limit = static_cast<uint64_t>(end);
-    check(offset <= limit && length <= limit - offset,
-          "'{}': expected {} bytes at offset {}, the part that could hold them ends at {}: the "
-          "archive is cut short or damaged, copy or download it again",
-          path_, length, offset, limit);
+    check(offset <= limit && length <= limit - offset) ||
+        fail(
+            "'{}': expected {} bytes at offset {}, the part that could hold them ends at {}: the "
+            "archive is cut short or damaged, copy or download it again",
+            path_, length, offset, limit);
   }
 
   template <class T>
@@ -71,10 +72,10 @@ class Archive {
                             load<uint16_t>(end + 20) != size - end - kEndRecordBytes)) {
       --end;
     }
-    check(end >= first,
-          "'{}' has no end of archive: expected a .pth of PyTorch 1.6 or newer; the file is cut "
-          "short or damaged, copy or download it again",
-          path_);
+    check(end >= first) || fail(
+                               "'{}' has no end of archive: expected a .pth of PyTorch 1.6 or "
+                               "newer; the file is cut short or damaged, copy or download it again",
+                               path_);
     const int64_t locator = end - kLocator64Bytes;
     uint64_t entries = load<uint16_t>(end + 10), bytes = load<uint32_t>(end + 12),
              offset = load<uint32_t>(end + 16);
@@ -82,17 +83,18 @@ class Archive {
       const uint64_t record = load<uint64_t>(locator + 8);
       require(record, kEndRecord64Bytes, locator);
       const int64_t at = static_cast<int64_t>(record);
-      check(load<uint32_t>(at) == kEndRecord64,
-            "'{}' has a damaged ZIP64 record: copy or download it again", path_);
+      check(load<uint32_t>(at) == kEndRecord64) ||
+          fail("'{}' has a damaged ZIP64 record: copy or download it again", path_);
       entries = load<uint64_t>(at + 32);
       bytes = load<uint64_t>(at + 40);
       offset = load<uint64_t>(at + 48);
     }
     require(offset, bytes, end);
-    check(entries <= bytes / kDirectoryEntryBytes,
-          "'{}' claims {} members in a directory of {} bytes: the archive is damaged, copy or "
-          "download it again",
-          path_, entries, bytes);
+    check(entries <= bytes / kDirectoryEntryBytes) ||
+        fail(
+            "'{}' claims {} members in a directory of {} bytes: the archive is damaged, copy or "
+            "download it again",
+            path_, entries, bytes);
     return {static_cast<int64_t>(offset), static_cast<int64_t>(bytes), entries};
   }
 
@@ -100,8 +102,8 @@ class Archive {
   // one starts.
   int64_t read_entry(int64_t at, int64_t directory_end) {
     require(static_cast<uint64_t>(at), kDirectoryEntryBytes, directory_end);
-    check(load<uint32_t>(at) == kDirectoryEntry,
-          "'{}' has a damaged directory at offset {}: copy or download it again", path_, at);
+    check(load<uint32_t>(at) == kDirectoryEntry) ||
+        fail("'{}' has a damaged directory at offset {}: copy or download it again", path_, at);
     const int flags = load<uint16_t>(at + 8), method = load<uint16_t>(at + 10);
     uint64_t stored = load<uint32_t>(at + 20), size = load<uint32_t>(at + 24),
              header = load<uint32_t>(at + 42);
@@ -111,22 +113,23 @@ class Archive {
     require(static_cast<uint64_t>(at), static_cast<uint64_t>(next - at), directory_end);
     const std::string_view name = text_of(file_.subspan(at + kDirectoryEntryBytes, name_bytes));
     read_entry64(at + kDirectoryEntryBytes + name_bytes, extra_bytes, {&size, &stored, &header});
-    check(method == 0 && stored == size && (flags & 1) == 0,
-          "member {} of '{}' is compressed or encrypted: expected a file as torch.save writes it; "
-          "save it again",
-          name, path_);
+    check(method == 0 && stored == size && (flags & 1) == 0) ||
+        fail(
+            "member {} of '{}' is compressed or encrypted: expected a file as torch.save writes "
+            "it; save it again",
+            name, path_);
 
     // The name and the extra field may have other lengths here than in the directory.
     require(header, kLocalHeaderBytes, directory_end);
     const int64_t local = static_cast<int64_t>(header);
-    check(load<uint32_t>(local) == kLocalHeader,
-          "member {} of '{}' has a damaged header: copy or download it again", name, path_);
+    check(load<uint32_t>(local) == kLocalHeader) ||
+        fail("member {} of '{}' has a damaged header: copy or download it again", name, path_);
     const int64_t data =
         local + kLocalHeaderBytes + load<uint16_t>(local + 26) + load<uint16_t>(local + 28);
     require(static_cast<uint64_t>(data), size, directory_end);
-    check(members_.emplace(name, file_.subspan(data, size)).second,
-          "'{}' has two members called {}: the archive is damaged, save the checkpoint again",
-          path_, name);
+    check(members_.emplace(name, file_.subspan(data, size)).second) ||
+        fail("'{}' has two members called {}: the archive is damaged, save the checkpoint again",
+             path_, name);
     return next;
   }
 
@@ -551,25 +554,27 @@ class Reader {
 
   void read() {
     const auto order = archive_.members().find(folder_ + "byteorder");
-    check(
-        order == archive_.members().end() || text_of(order->second).starts_with("little"),
-        "'{}' was saved on a big-endian machine: load it and save it again on a little-endian one",
-        path_);
+    check(order == archive_.members().end() || text_of(order->second).starts_with("little")) ||
+        fail(
+            "'{}' was saved on a big-endian machine: load it and save it again on a little-endian "
+            "one",
+            path_);
     const Value& dict = find_dictionary();
     for (size_t i = 0; i < dict.items.size(); i += 2) {
       const Value &key = pickle_[dict.items[i]], &value = pickle_[dict.items[i + 1]];
       if (key.kind != Kind::kText) continue;
-      check(key.text != "_strategy" && key.text != "_rescale_layer",
-            "'{}' was converted by the rwkv pip package, which changes the weights: use the file "
-            "it was made from",
-            path_);
+      check(key.text != "_strategy" && key.text != "_rescale_layer") ||
+          fail(
+              "'{}' was converted by the rwkv pip package, which changes the weights: use the file "
+              "it was made from",
+              path_);
       const std::string name(without_prefix(key.text));
       if (value.kind == Kind::kTensor) {
         read_tensor(name, value);
       } else {
-        check(!looks_like_weight(name),
-              "'{}': expected a tensor for {}, got {}: save the state dictionary again", path_,
-              name, name_of(value.kind));
+        check(!looks_like_weight(name)) ||
+            fail("'{}': expected a tensor for {}, got {}: save the state dictionary again", path_,
+                 name, name_of(value.kind));
         read_metadata(name, value);
       }
     }
@@ -587,23 +592,24 @@ class Reader {
     std::string found;
     for (const auto& [name, bytes] : archive_.members()) {
       if (!name.ends_with(kPickle)) continue;
-      check(found.empty(),
-            "'{}' holds several checkpoints: expected one data.pkl; save the model alone", path_);
+      check(found.empty()) ||
+          fail("'{}' holds several checkpoints: expected one data.pkl; save the model alone",
+               path_);
       found = name.substr(0, name.size() - kPickle.size() + 1);
     }
-    check(!found.empty(),
-          "'{}' is a ZIP archive without data.pkl: expected a PyTorch checkpoint; if it is an "
-          "archive of files, unpack it",
-          path_);
+    check(!found.empty()) || fail(
+                                 "'{}' is a ZIP archive without data.pkl: expected a PyTorch "
+                                 "checkpoint; if it is an archive of files, unpack it",
+                                 path_);
     return found;
   }
 
   const Value& find_dictionary() const {
     constexpr int kMostWrappers = 3;
     const Value* dict = &pickle_.root();
-    check(dict->kind == Kind::kDict,
-          "'{}': expected a dictionary of tensors, got {}: save model.state_dict()", path_,
-          name_of(dict->kind));
+    check(dict->kind == Kind::kDict) ||
+        fail("'{}': expected a dictionary of tensors, got {}: save model.state_dict()", path_,
+             name_of(dict->kind));
     for (int depth = 0; depth < kMostWrappers; ++depth) {
       const Value* inner = nullptr;
       for (size_t i = 0; i < dict->items.size(); i += 2) {
@@ -651,22 +657,24 @@ class Reader {
     const std::vector<int64_t> strides = numbers(pickle_[tensor.items[3]]);
     const std::optional<Shape> shape = shape_of(sizes);
     if (!type.is_weight || !shape || sizes.size() > kMostAxes) {
-      check(!looks_like_weight(name),
-            "'{}': tensor {} is a {} of {} axes: expected float, half or bfloat16 numbers and at "
-            "most {} sizes other than 1; convert it first",
-            path_, name, type.name, sizes.size(), Shape::kMaxRank);
+      check(!looks_like_weight(name)) ||
+          fail(
+              "'{}': tensor {} is a {} of {} axes: expected float, half or bfloat16 numbers and at "
+              "most {} sizes other than 1; convert it first",
+              path_, name, type.name, sizes.size(), Shape::kMaxRank);
       return;
     }
 
     const auto member = archive_.members().find(folder_ + "data/" + std::string(storage.text));
-    check(member != archive_.members().end(),
-          "'{}' lacks the data of tensor {}: copy or download it again", path_, name);
+    check(member != archive_.members().end()) ||
+        fail("'{}' lacks the data of tensor {}: copy or download it again", path_, name);
     const Bytes data = member->second;
     check(static_cast<int64_t>(data.size()) / type.element == storage.number &&
-              static_cast<int64_t>(data.size()) % type.element == 0,
-          "'{}': expected {} elements of {} bytes for tensor {}, the data has {} bytes: copy or "
-          "download it again",
-          path_, storage.number, type.element, name, data.size());
+          static_cast<int64_t>(data.size()) % type.element == 0) ||
+        fail(
+            "'{}': expected {} elements of {} bytes for tensor {}, the data has {} bytes: copy or "
+            "download it again",
+            path_, storage.number, type.element, name, data.size());
 
     // An expanded tensor (stride 0) has more elements than its storage: nothing in a model, and a
     // way to ask for any amount of memory.
@@ -674,17 +682,18 @@ class Reader {
     const int64_t offset = pickle_[tensor.items[1]].number;
     const bool fits = count && *count <= storage.number && offset >= 0 && offset <= storage.number;
     check(fits && (*count == 0 ||
-                   last_element(sizes, strides, storage.number) < storage.number - offset),
-          "'{}': tensor {} reaches outside its storage of {} elements, or repeats it: save the "
-          "state dictionary again",
-          path_, name, storage.number);
+                   last_element(sizes, strides, storage.number) < storage.number - offset)) ||
+        fail(
+            "'{}': tensor {} reaches outside its storage of {} elements, or repeats it: save the "
+            "state dictionary again",
+            path_, name, storage.number);
 
     const std::byte* first = data.data() + offset * type.element;
     const int64_t bytes = *count * type.element;
-    check(bytes <= bytes_left_,
-          "'{}': its tensors are views of their data that together take more than {} times the "
-          "file: save contiguous copies",
-          path_, kMostBytes);
+    check(bytes <= bytes_left_) || fail(
+                                       "'{}': its tensors are views of their data that together "
+                                       "take more than {} times the file: save contiguous copies",
+                                       path_, kMostBytes);
     bytes_left_ -= bytes;
     if (*count == 0 || is_contiguous(sizes, strides)) {
       source_.add(name, type.dtype, *shape, first);

@@ -228,10 +228,11 @@ void write_pth(const std::filesystem::path& path, std::span<const StoredTensor> 
                const WriteProgress& progress, const ZipLimits& limits) {
   std::set<std::string_view> names;
   for (const StoredTensor& tensor : tensors) {
-    check(is_printable(tensor.name) && names.insert(tensor.name).second,
-          "cannot write '{}': the name '{}' is empty, not printable ASCII or occurs twice; rename "
-          "the tensor",
-          path.string(), tensor.name);
+    check(is_printable(tensor.name) && names.insert(tensor.name).second) ||
+        fail(
+            "cannot write '{}': the name '{}' is empty, not printable ASCII or occurs twice; "
+            "rename the tensor",
+            path.string(), tensor.name);
   }
   const std::string pickle = pickle_of(tensors);
   ZipWriter archive(path, limits);

@@ -13,7 +13,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kVersion = 1;
+constexpr int64_t kVersion = 2;
 constexpr const char* kKey = "rookery_state";
 constexpr const char* kChecksum = "checksum";
 constexpr std::string_view kLogits = "logits";
@@ -38,11 +38,11 @@ void check_finite(const StoredTensor& tensor, const std::string& path) {
   const int64_t count = tensor.shape.count();
   const auto* bad =
       std::find_if_not(values, values + count, [](float x) { return std::isfinite(x); });
-  check(
-      bad == values + count,
-      "'{}': element {} of {} is {}: expected finite numbers; the computation that made the state "
-      "overflowed",
-      path, bad - values, tensor.name, bad == values + count ? 0.0f : *bad);
+  check(bad == values + count) ||
+      fail(
+          "'{}': element {} of {} is {}: expected finite numbers; the computation that made the "
+          "state overflowed",
+          path, bad - values, tensor.name, bad == values + count ? 0.0f : *bad);
 }
 
 json to_json(const SavedState& state) {
@@ -74,8 +74,8 @@ json to_json(const SavedState& state) {
 // A number without a fraction: the library would cut one off, or overflow.
 template <class T>
 T whole(const json& value) {
-  check(std::is_signed_v<T> ? value.is_number_integer() : value.is_number_unsigned(),
-        "{} stands where a whole number is expected", value.dump());
+  check(std::is_signed_v<T> ? value.is_number_integer() : value.is_number_unsigned()) ||
+      fail("{} stands where a whole number is expected", value.dump());
   return value.get<T>();
 }
 
@@ -87,7 +87,7 @@ SavedSampler sampler_from(const json& from) {
   for (const json& pair : from.at("penalties")) {
     const int64_t id = whole<int64_t>(pair.at(0));
     const double number = pair.at(1).get<double>();
-    check(id >= 0 && std::isfinite(number), "its sampler has token {} with {}", id, number);
+    check(id >= 0 && std::isfinite(number)) || fail("its sampler has token {} with {}", id, number);
     sampler.penalties.emplace_back(id, number);
   }
   return sampler;
@@ -103,8 +103,8 @@ SavedChat chat_from(const json& from) {
     message.at("role").get_to(added.role);
     message.at("text").get_to(added.text);
     if (message.contains("thought")) message.at("thought").get_to(added.thought);
-    check(std::find(std::begin(kRoles), std::end(kRoles), added.role) != std::end(kRoles),
-          "it has a message of '{}'", added.role);
+    check(std::find(std::begin(kRoles), std::end(kRoles), added.role) != std::end(kRoles)) ||
+        fail("it has a message of '{}'", added.role);
   }
   return chat;
 }
@@ -118,7 +118,7 @@ SavedState from_json(const json& all) {
   all.at("fingerprint").get_to(state.fingerprint);
   state.tokens = whole<int64_t>(all.at("tokens"));
   all.at("tokenizer").get_to(state.tokenizer);
-  check(state.tokens >= 0, "it has read {} tokens", state.tokens);
+  check(state.tokens >= 0) || fail("it has read {} tokens", state.tokens);
   if (all.contains("sampler")) state.sampler = sampler_from(all.at("sampler"));
   if (all.contains("chat")) state.chat = chat_from(all.at("chat"));
   return state;
@@ -136,16 +136,16 @@ bool is_state_file(const std::filesystem::path& path) {
 
 void write_state_file(const std::filesystem::path& path, const SavedState& state) {
   std::error_code error;
-  check(!std::filesystem::is_regular_file(path, error) || is_state_file(path),
-        "'{}' exists and is no saved state: choose another name", path.string());
+  check(!std::filesystem::is_regular_file(path, error) || is_state_file(path)) ||
+      fail("'{}' exists and is no saved state: choose another name", path.string());
   std::vector<StoredTensor> tensors;
   const auto add = [&](const std::string& name, const std::vector<float>& values) {
     tensors.push_back({name, DType::kF32, {static_cast<int64_t>(values.size())}, values.data()});
     check_finite(tensors.back(), path.string());
   };
   for (const SavedItem& item : state.items) {
-    check(item.name != kLogits, "'{}': an item of a state cannot be called {}", path.string(),
-          item.name);
+    check(item.name != kLogits) ||
+        fail("'{}': an item of a state cannot be called {}", path.string(), item.name);
     add(item.name, item.values);
   }
   if (!state.logits.empty()) add(std::string(kLogits), state.logits);
@@ -162,17 +162,17 @@ void write_state_file(const std::filesystem::path& path, const SavedState& state
 SavedState read_state_file(const std::filesystem::path& path) {
   TensorSource source = open_checkpoint(path);
   const auto about = source.metadata.find(kKey), checksum = source.metadata.find(kChecksum);
-  check(about != source.metadata.end(),
-        "'{}' is no saved state: expected a file that generate or chat wrote with --save-state",
-        path.string());
+  check(about != source.metadata.end()) ||
+      fail("'{}' is no saved state: expected a file that generate or chat wrote with --save-state",
+           path.string());
   const std::string damaged =
       fmt::format("'{}' is damaged, make it again or copy it again: ", path.string());
   std::vector<std::vector<float>> values;  // of the tensors, which may not be aligned in the file
   TensorReader reader;
   for (StoredTensor& tensor : source.tensors) {
-    check(tensor.dtype == DType::kF32 && tensor.shape.rank() == 1,
-          "{}{} is {} of type {}, expected a vector of f32", damaged, tensor.name,
-          tensor.shape.to_string(), name_of(tensor.dtype));
+    check(tensor.dtype == DType::kF32 && tensor.shape.rank() == 1) ||
+        fail("{}{} is {} of type {}, expected a vector of f32", damaged, tensor.name,
+             tensor.shape.to_string(), name_of(tensor.dtype));
     const auto* numbers = static_cast<const float*>(reader.read(tensor));
     values.emplace_back(numbers, numbers + tensor.shape.count());
     tensor.data = values.back().data();
@@ -192,13 +192,14 @@ SavedState read_state_file(const std::filesystem::path& path) {
       told([&] { return parse_json_text(about->second, kDeepest, "its description"); });
   // Before the checksum: another version may compute another one.
   const int64_t version = told([&] { return whole<int64_t>(all.at("version")); });
-  check(version == kVersion,
-        "'{}' has version {} of the state format, this program reads version {}: use the program "
-        "that wrote it",
-        path.string(), version, kVersion);
+  check(version == kVersion) ||
+      fail(
+          "'{}' has version {} of the state format, this program reads version {}: save the state "
+          "again, or use the program that wrote it",
+          path.string(), version, kVersion);
   check(checksum != source.metadata.end() &&
-            checksum->second == checksum_of(about->second, source.tensors),
-        "{}its checksum is wrong", damaged);
+        checksum->second == checksum_of(about->second, source.tensors)) ||
+      fail("{}its checksum is wrong", damaged);
   SavedState state = told([&] { return from_json(all); });
   for (size_t i = 0; i < values.size(); ++i) {
     const StoredTensor& tensor = source.tensors[i];

@@ -224,7 +224,7 @@ class Forged : public ::testing::Test {
     return path;
   }
   static std::string about(const std::string& more = "", const std::string& tokens = "5") {
-    return R"({"version":1,"generation":"4","sizes":[["width",2]],"fingerprint":"0","tokens":)" +
+    return R"({"version":2,"generation":"4","sizes":[["width",2]],"fingerprint":"0","tokens":)" +
            tokens + R"(,"tokenizer":"")" + more + "}";
   }
   TemporaryFolder folder_;
@@ -254,9 +254,13 @@ TEST_F(Forged, IsRefusedIfNot) {
   expect_error(forge("[]", one_), "is damaged");
   expect_error(forge("nothing", one_), "is damaged");
   expect_error(forge(std::string(100000, '['), one_), "nested too deeply");
-  std::string later = about();
-  later.replace(later.find("1"), 1, "2");
-  expect_error(forge(later, one_), "has version 2");
+  for (const char* other : {"1", "3"}) {
+    std::string text = about();
+    text.replace(text.find("2"), 1, other);
+    expect_error(forge(text, one_), fmt::format("has version {} of the state format, this program "
+                                                "reads version 2: save the state again",
+                                                other));
+  }
   expect_error(forge(about(), {{"a", DType::kF32, {1, 2}, values_.data()}}), "expected a vector");
   expect_error(forge(about(), {{"a", DType::kBF16, {2}, values_.data()}}), "expected a vector");
   const float bad[] = {1, NAN};

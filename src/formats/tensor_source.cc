@@ -28,18 +28,20 @@ TensorSource read_by_content(MappedFile file) {
   if (has_text_at(bytes, 0, "fmgg")) return read_ggmf(std::move(file));
   if (is_safetensors(bytes)) return read_safetensors(std::move(file));
 
-  check(!has_text_at(bytes, 0, "GGUF"),
-        "'{}' is a GGUF file: give the .pth, .safetensors or rwkv.cpp .bin file of the same model",
-        path);
-  check(!has_text_at(bytes, 0, "version https://git-lfs"),
-        "'{}' is a Git LFS pointer, not the model: fetch the file itself with 'git lfs pull'",
-        path);
-  check(!has_text_at(bytes, 0, "<"), "'{}' is a web page, not a model: download the file itself",
-        path);
-  check(!has_text_at(bytes, 0, "\x80") && !has_text_at(bytes, 257, "ustar"),
-        "'{}' is a PyTorch file from before version 1.6: load it and save it again with a newer "
-        "PyTorch",
-        path);
+  check(!has_text_at(bytes, 0, "GGUF")) || fail(
+                                               "'{}' is a GGUF file: give the .pth, .safetensors "
+                                               "or rwkv.cpp .bin file of the same model",
+                                               path);
+  check(!has_text_at(bytes, 0, "version https://git-lfs")) ||
+      fail("'{}' is a Git LFS pointer, not the model: fetch the file itself with 'git lfs pull'",
+           path);
+  check(!has_text_at(bytes, 0, "<")) ||
+      fail("'{}' is a web page, not a model: download the file itself", path);
+  check(!has_text_at(bytes, 0, "\x80") && !has_text_at(bytes, 257, "ustar")) ||
+      fail(
+          "'{}' is a PyTorch file from before version 1.6: load it and save it again with a newer "
+          "PyTorch",
+          path);
   fail(
       "'{}' starts like no checkpoint: expected a PyTorch .pth, a safetensors or an rwkv.cpp ggmf "
       "file; check that it is a model and complete",
@@ -106,7 +108,8 @@ void TensorSource::join(TensorSource shard) {
 
 TensorSource open_file(const std::filesystem::path& path) {
   TensorSource source = read_by_content(MappedFile(path));
-  check(!source.tensors.empty(), "'{}' holds no tensors: check that it is a model", path.string());
+  check(!source.tensors.empty()) ||
+      fail("'{}' holds no tensors: check that it is a model", path.string());
   return source;
 }
 
@@ -117,10 +120,10 @@ TensorSource open_checkpoint(const std::filesystem::path& path) {
   rename_huggingface_tensors(source, path.string());
   std::vector<std::string_view> names;
   for (const StoredTensor& tensor : source.tensors) {
-    check(is_printable(tensor.name),
-          "'{}' has a tensor whose name is not printable ASCII: the file is damaged, copy or "
-          "download it again",
-          path.string());
+    check(is_printable(tensor.name)) || fail(
+                                            "'{}' has a tensor whose name is not printable ASCII: "
+                                            "the file is damaged, copy or download it again",
+                                            path.string());
     names.push_back(tensor.name);
   }
   std::sort(names.begin(), names.end());

@@ -54,8 +54,9 @@ StoredTensor in_type(const StoredTensor& tensor, DType dtype) {
             dtype == DType::kF16    ? first_overflow(from, static_cast<const Float16*>(to))
             : dtype == DType::kBF16 ? first_overflow(from, static_cast<const BFloat16*>(to))
                                     : 0;
-        check(lost == 0, "tensor {} holds {}, which is infinite in {}: choose another type{}",
-              tensor.name, lost, name_of(dtype), dtype == DType::kF16 ? ", --dtype bf16" : "");
+        check(lost == 0) ||
+            fail("tensor {} holds {}, which is infinite in {}: choose another type{}", tensor.name,
+                 lost, name_of(dtype), dtype == DType::kF16 ? ", --dtype bf16" : "");
       }};
 }
 

@@ -32,7 +32,7 @@ constexpr std::array<std::pair<TemperatureOrder, std::string_view>, 2> kTemperat
 
 // Throws when a logit is not a number or is +infinity.
 void check_logits(std::span<const float> logits) {
-  check(!logits.empty(), "cannot sample from no logits: expected one per vocabulary entry");
+  check(!logits.empty()) || fail("cannot sample from no logits: expected one per vocabulary entry");
   const auto bad = std::find_if_not(logits.begin(), logits.end(), [](float x) {
     return x < std::numeric_limits<float>::infinity();  // false for NaN
   });
@@ -79,13 +79,13 @@ double reweigh(std::span<const float> logits, double top, std::span<const float>
 // The first of the largest logits, which must be possible.
 int64_t possible_best(std::span<const float> adjusted) {
   const int64_t best = best_of(adjusted);
-  check(adjusted[best] != kImpossible,
-        "no token can be chosen: all {} are impossible or banned; ban fewer", adjusted.size());
+  check(adjusted[best] != kImpossible) ||
+      fail("no token can be chosen: all {} are impossible or banned; ban fewer", adjusted.size());
   return best;
 }
 
 void check_id(std::string_view what, int64_t id) {
-  check(id >= 0, "{} names token {}: expected an id of 0 or more", what, id);
+  check(id >= 0) || fail("{} names token {}: expected an id of 0 or more", what, id);
 }
 
 }  // namespace
@@ -114,32 +114,34 @@ TemperatureOrder parse_temperature_order(std::string_view text) {
 
 void validate(const SamplerOptions& options) {
   // Written so that NaN fails too.
-  check(options.temperature >= 0 && std::isfinite(options.temperature),
-        "temperature is {}: expected 0 (greedy) or a positive number", options.temperature);
-  check(options.top_p >= 0 && options.top_p <= 1, "top-p is {}: expected 0 to 1 (1 turns it off)",
-        options.top_p);
-  check(options.typical_p > 0 && options.typical_p <= 1,
-        "typical-p is {}: expected more than 0 and at most 1 (1 turns it off)", options.typical_p);
-  check(options.min_p >= 0 && options.min_p <= 1, "min-p is {}: expected 0 to 1 (0 turns it off)",
-        options.min_p);
-  check(options.top_k >= 0, "top-k is {}: expected 0 (off) or the number of tokens to keep",
-        options.top_k);
-  check(std::abs(options.presence) <= kLargestChange,
-        "the presence penalty is {}: expected a number between -{} and {}", options.presence,
-        kLargestChange, kLargestChange);
-  check(std::abs(options.frequency) <= kLargestChange,
-        "the frequency penalty is {}: expected a number between -{} and {}", options.frequency,
-        kLargestChange, kLargestChange);
-  check(options.penalty_decay >= 0 && options.penalty_decay <= 1,
-        "the penalty decay is {}: expected 0 to 1 (1 never forgets)", options.penalty_decay);
+  check(options.temperature >= 0 && std::isfinite(options.temperature)) ||
+      fail("temperature is {}: expected 0 (greedy) or a positive number", options.temperature);
+  check(options.top_p >= 0 && options.top_p <= 1) ||
+      fail("top-p is {}: expected 0 to 1 (1 turns it off)", options.top_p);
+  check(options.typical_p > 0 && options.typical_p <= 1) ||
+      fail("typical-p is {}: expected more than 0 and at most 1 (1 turns it off)",
+           options.typical_p);
+  check(options.min_p >= 0 && options.min_p <= 1) ||
+      fail("min-p is {}: expected 0 to 1 (0 turns it off)", options.min_p);
+  check(options.top_k >= 0) ||
+      fail("top-k is {}: expected 0 (off) or the number of tokens to keep", options.top_k);
+  check(std::abs(options.presence) <= kLargestChange) ||
+      fail("the presence penalty is {}: expected a number between -{} and {}", options.presence,
+           kLargestChange, kLargestChange);
+  check(std::abs(options.frequency) <= kLargestChange) ||
+      fail("the frequency penalty is {}: expected a number between -{} and {}", options.frequency,
+           kLargestChange, kLargestChange);
+  check(options.penalty_decay >= 0 && options.penalty_decay <= 1) ||
+      fail("the penalty decay is {}: expected 0 to 1 (1 never forgets)", options.penalty_decay);
   for (const int64_t id : options.penalty_free_ids) check_id("the penalty-free list", id);
   for (const int64_t id : options.banned) check_id("the list of banned tokens", id);
   for (const auto& [id, bias] : options.logit_bias) {
     check_id("the logit bias", id);
-    check(std::abs(bias) <= kLargestChange,
-          "the logit bias of token {} is {}: expected a number between -{} and {}; to forbid a "
-          "token, ban it",
-          id, bias, kLargestChange, kLargestChange);
+    check(std::abs(bias) <= kLargestChange) ||
+        fail(
+            "the logit bias of token {} is {}: expected a number between -{} and {}; to forbid a "
+            "token, ban it",
+            id, bias, kLargestChange, kLargestChange);
   }
 }
 
@@ -157,8 +159,8 @@ std::span<const float> Sampler::adjust(std::span<const float> logits) {
   adjusted_.assign(logits.begin(), logits.end());
   const auto logit_of = [this](int64_t id, std::string_view what) -> float& {
     const int64_t vocabulary = static_cast<int64_t>(adjusted_.size());
-    check(id < vocabulary, "{} names token {}, but the model has tokens 0 to {} only", what, id,
-          vocabulary - 1);
+    check(id < vocabulary) ||
+        fail("{} names token {}, but the model has tokens 0 to {} only", what, id, vocabulary - 1);
     return adjusted_[id];
   };
   for (const auto& [id, bias] : options_.logit_bias) logit_of(id, "the logit bias") += bias;
@@ -305,8 +307,20 @@ void Sampler::select(std::span<const float> logits, double logits_top, double to
   }
 }
 
+std::vector<int64_t> best_tokens(std::span<const float> logits, int64_t count) {
+  const auto size = static_cast<int64_t>(logits.size());
+  std::vector<int64_t> best(static_cast<size_t>(std::clamp<int64_t>(count, 0, size)));
+  if (best.empty()) return best;
+  const auto key = [&](int64_t id) { return std::isnan(logits[id]) ? kImpossible : logits[id]; };
+  std::ranges::partial_sort_copy(
+      std::views::iota(int64_t{0}, size), best,
+      [&](int64_t a, int64_t b) { return key(a) != key(b) ? key(a) > key(b) : a < b; });
+  return best;
+}
+
 Sampler::Choice Sampler::sample(std::span<const float> logits, int top_count) {
-  check(top_count >= 0, "{} most probable tokens were asked for: expected 0 or more", top_count);
+  check(top_count >= 0) ||
+      fail("{} most probable tokens were asked for: expected 0 or more", top_count);
   const std::span<const float> adjusted = adjust(logits);
   const int64_t best = possible_best(adjusted);
   const double top = logits[best_of(logits)];
@@ -332,13 +346,8 @@ Sampler::Choice Sampler::sample(std::span<const float> logits, int top_count) {
   }
   choice.log_probability = log_probability(choice.id);
 
-  if (top_count > 0) {
-    const auto ids = std::views::iota(int64_t{0}, static_cast<int64_t>(logits.size()));
-    std::vector<int64_t> first(std::min<size_t>(top_count, logits.size()));
-    std::ranges::partial_sort_copy(ids, first, [&](int64_t a, int64_t b) {
-      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-    });
-    for (const int64_t id : first) choice.top.emplace_back(id, log_probability(id));
+  for (const int64_t id : best_tokens(logits, top_count)) {
+    choice.top.emplace_back(id, log_probability(id));
   }
   return choice;
 }
@@ -358,7 +367,7 @@ std::vector<std::pair<int64_t, double>> Sampler::distribution(std::span<const fl
 }
 
 void Sampler::accept(int64_t id) {
-  check(id >= 0, "token {} cannot have been produced: expected an id of 0 or more", id);
+  check(id >= 0) || fail("token {} cannot have been produced: expected an id of 0 or more", id);
   const double decay = options_.penalty_mode == PenaltyMode::kOpenai ? 1 : options_.penalty_decay;
   if (decay != 1) {
     for (auto& [other, number] : penalties_) number *= decay;
@@ -377,10 +386,11 @@ SamplerState Sampler::state() const {
 
 void Sampler::restore(const SamplerState& state) {
   for (const auto& [id, number] : state.penalties) {
-    check(id >= 0 && std::abs(number) <= kLargestCount,
-          "the saved sampler state holds token {} with {}: expected an id of 0 or more and a "
-          "number of at most {}; start without it",
-          id, number, kLargestCount);
+    check(id >= 0 && std::abs(number) <= kLargestCount) ||
+        fail(
+            "the saved sampler state holds token {} with {}: expected an id of 0 or more and a "
+            "number of at most {}; start without it",
+            id, number, kLargestCount);
   }
   random_.set_position(state.random_position);
   penalties_.clear();

@@ -81,6 +81,10 @@ struct SamplerState {
   std::vector<std::pair<int64_t, double>> penalties;
 };
 
+// The min(count, vocabulary) ids with the largest of the logits [vocabulary], best first; of equal
+// ones the smallest id. NaN counts as -infinity.
+std::vector<int64_t> best_tokens(std::span<const float> logits, int64_t count);
+
 // One stream of text. Not for several threads at once.
 class Sampler {
  public:

@@ -545,5 +545,13 @@ TEST(Sampler, NamesGoBothWays) {
   EXPECT_THROW(parse_temperature_order(""), Error);
 }
 
+TEST(BestTokens, InOrderWithTheSmallestIdFirst) {
+  const float logits[] = {1, 3, std::nanf(""), 3, -INFINITY, 2};
+  EXPECT_EQ(best_tokens(logits, 0), std::vector<int64_t>{});
+  EXPECT_EQ(best_tokens(logits, 1), (std::vector<int64_t>{1}));
+  EXPECT_EQ(best_tokens(logits, 4), (std::vector<int64_t>{1, 3, 5, 0}));
+  EXPECT_EQ(best_tokens(logits, 9), (std::vector<int64_t>{1, 3, 5, 0, 2, 4}));
+}
+
 }  // namespace
 }  // namespace rookery

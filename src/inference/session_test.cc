@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
+#include <cstring>
+#include <future>
 
 #include "checking/operator_test.h"
 
@@ -35,6 +38,37 @@ TEST_F(SessionTest, PromptsLongerThanAChunkAndForks) {
   parts.reset();
   Session fresh(model_, pool_);
   EXPECT_EQ(parts.feed(3)[0], fresh.feed(3)[0]);
+}
+
+TEST_F(SessionTest, TellsOfProgressAndStopsBetweenChunks) {
+  Session session(model_, pool_), other(model_, pool_);
+  std::vector<int64_t> told;
+  const auto all = [&](int64_t read) {
+    told.push_back(read);
+    return true;
+  };
+  const auto logits = session.feed(tokens_, all);
+  EXPECT_EQ(told, (std::vector<int64_t>{512, 1024, 1300}));
+  const auto expected = other.feed(tokens_);
+  ASSERT_EQ(logits.size(), expected.size());
+  for (size_t i = 0; i < logits.size(); ++i) EXPECT_EQ(logits[i], expected[i]);
+
+  // Stopped: the state is that after the first chunk, and reading can go on from there.
+  session.reset();
+  other.reset();
+  EXPECT_TRUE(session.feed(tokens_, [](int64_t) { return false; }).empty());
+  EXPECT_EQ(session.position(), 512);
+  const std::span<const int32_t> text(tokens_);
+  other.feed(text.first(512));
+  EXPECT_EQ(std::memcmp(session.state().slot(0).data, other.state().slot(0).data,
+                        session.state().slot_bytes()),
+            0);
+  const auto rest = session.feed(text.subspan(512), all), same = other.feed(text.subspan(512));
+  for (size_t i = 0; i < rest.size(); ++i) EXPECT_EQ(rest[i], same[i]);
+  EXPECT_EQ(session.position(), 1300);
+
+  // After the last chunk there is nothing to stop.
+  EXPECT_FALSE(session.feed(text.first(5), [](int64_t) { return false; }).empty());
 }
 
 TEST_F(SessionTest, EveryOperatorOfATokenAgreesOnAGpu) {
@@ -75,6 +109,55 @@ TEST_F(SessionTest, AGpuGivesTheSameLogits) {
     pieces.feed(text[77]);
     const auto a = exact.feed(text.first(300)), b = pieces.feed(text.subspan(78, 222));
     for (int j = 0; j < 31; ++j) EXPECT_EQ(a[j], b[j]);
+  }
+}
+
+// One host thread records and launches graphs of single tokens, while another reads prompts kernel
+// by kernel and gets memory for them: each of them has the bits that it has alone.
+TEST_F(SessionTest, TwoHostThreadsDoNotDisturbEachOther) {
+  SKIP_WITHOUT_GPU();
+  const Model model =
+      Model::initialised(make_config("4", 2, 256, 512), {.scheme = "random"}, pool_);
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    const Model there = model.on_gpu(type);
+    const auto token_by_token = [&] {
+      ThreadPool pool(1);
+      std::vector<float> all;
+      for (int round = 0; round < 20; ++round) {
+        Session session(there, pool);  // its second token is recorded
+        for (int i = 0; i < 6; ++i) {
+          const auto logits = session.feed(tokens_[i]);
+          all.insert(all.end(), logits.begin(), logits.end());
+        }
+      }
+      return all;
+    };
+    const auto prompts = [&] {
+      ThreadPool pool(1);
+      std::vector<float> all;
+      for (int64_t length = 3; length < 1300; length *= 2) {
+        Session session(there, pool);
+        const auto logits = session.feed(std::span(tokens_).first(length));
+        all.insert(all.end(), logits.begin(), logits.end());
+      }
+      return all;
+    };
+    const std::vector<float> tokens_alone = token_by_token(), prompts_alone = prompts();
+    std::atomic<bool> done{false};
+    auto tokens_beside = std::async(std::launch::async, [&] {
+      std::vector<float> all;
+      try {
+        all = token_by_token();
+      } catch (const Error& error) {
+        ADD_FAILURE() << error.what();
+      }
+      done = true;
+      return all;
+    });
+    do {
+      EXPECT_EQ(prompts(), prompts_alone) << name_of(type);
+    } while (!done);
+    EXPECT_EQ(tokens_beside.get(), tokens_alone) << name_of(type);
   }
 }
 

@@ -39,8 +39,8 @@ int open_to_read(const fs::path& path, int flags) {
   if (descriptor < 0 && errno == ENOENT) {
     fail("expected a file at '{}', found nothing there: check the path", path.string());
   }
-  check(descriptor >= 0, "cannot read '{}' ({}): check the path and its permissions", path.string(),
-        reason(errno));
+  check(descriptor >= 0) || fail("cannot read '{}' ({}): check the path and its permissions",
+                                 path.string(), reason(errno));
   return descriptor;
 }
 
@@ -50,18 +50,20 @@ MappedFile::MappedFile(const fs::path& path) : path_(path) {
   // O_NONBLOCK: opening a pipe without a writer would wait for ever; it is refused below.
   const Descriptor file(open_to_read(path, O_NONBLOCK));
   struct stat status;
-  check(::fstat(file.number(), &status) == 0, "cannot read '{}' ({})", path.string(),
-        reason(errno));
-  check(!S_ISDIR(status.st_mode), "expected a file, '{}' is a folder: name the file in it",
-        path.string());
-  check(S_ISREG(status.st_mode),
-        "expected a regular file, '{}' is a device or a pipe: save it to a file first",
-        path.string());
-  check(status.st_size > 0, "the file '{}' is empty: copy or download it again", path.string());
+  check(::fstat(file.number(), &status) == 0) ||
+      fail("cannot read '{}' ({})", path.string(), reason(errno));
+  check(!S_ISDIR(status.st_mode)) ||
+      fail("expected a file, '{}' is a folder: name the file in it", path.string());
+  check(S_ISREG(status.st_mode)) ||
+      fail("expected a regular file, '{}' is a device or a pipe: save it to a file first",
+           path.string());
+  check(status.st_size > 0) ||
+      fail("the file '{}' is empty: copy or download it again", path.string());
   const size_t size = static_cast<size_t>(status.st_size);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number(), 0);
-  check(data != MAP_FAILED, "cannot map the {} bytes of '{}' ({}): free memory or address space",
-        size, path.string(), reason(errno));
+  check(data != MAP_FAILED) ||
+      fail("cannot map the {} bytes of '{}' ({}): free memory or address space", size,
+           path.string(), reason(errno));
   bytes_ = {static_cast<const std::byte*>(data), size};
 }
 
@@ -89,25 +91,25 @@ AtomicFile::AtomicFile(const fs::path& path) : path_(path) {
   std::error_code error;
   if (fs::is_symlink(path_, error)) {
     path_ = fs::canonical(path_, error);
-    check(!error, "cannot write '{}': the link leads nowhere; remove it or make its target",
-          path.string());
+    check(!error) || fail("cannot write '{}': the link leads nowhere; remove it or make its target",
+                          path.string());
   }
   const fs::file_status status = fs::status(path_, error);
-  check(status.type() != fs::file_type::directory,
-        "expected a file to write, '{}' is a folder: add a file name", path_.string());
+  check(status.type() != fs::file_type::directory) ||
+      fail("expected a file to write, '{}' is a folder: add a file name", path_.string());
   // rename() would put a file in the place of a device such as the null device.
-  check(!fs::exists(status) || fs::is_regular_file(status),
-        "expected a regular file to write, '{}' is a device or a pipe: choose another name",
-        path_.string());
-  check(!fs::exists(status) || ::access(path_.c_str(), W_OK) == 0,
-        "cannot write '{}' ({}): change its permissions or choose another name", path_.string(),
-        reason(errno));
+  check(!fs::exists(status) || fs::is_regular_file(status)) ||
+      fail("expected a regular file to write, '{}' is a device or a pipe: choose another name",
+           path_.string());
+  check(!fs::exists(status) || ::access(path_.c_str(), W_OK) == 0) ||
+      fail("cannot write '{}' ({}): change its permissions or choose another name", path_.string(),
+           reason(errno));
   const fs::path folder = path_.has_parent_path() ? path_.parent_path() : fs::path(".");
-  check(path_.has_filename(), "expected a file to write, '{}' names none: add a file name",
-        path.string());
-  check(fs::is_directory(folder, error),
-        "cannot write '{}': there is no folder '{}'; create it first", path_.string(),
-        folder.string());
+  check(path_.has_filename()) ||
+      fail("expected a file to write, '{}' names none: add a file name", path.string());
+  check(fs::is_directory(folder, error)) ||
+      fail("cannot write '{}': there is no folder '{}'; create it first", path_.string(),
+           folder.string());
 
   // The mode is what the user's umask makes of 0666, which mkstemp would not give.
   static std::atomic<int64_t> counter{0};
@@ -115,9 +117,9 @@ AtomicFile::AtomicFile(const fs::path& path) : path_(path) {
     aside_ = folder / fmt::format(".rookery-{}-{}.partial", ::getpid(), ++counter);
     descriptor_ = ::open(aside_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   } while (descriptor_ < 0 && errno == EEXIST);
-  check(descriptor_ >= 0,
-        "cannot write into the folder '{}' ({}): check its permissions and free space",
-        folder.string(), reason(errno));
+  check(descriptor_ >= 0) ||
+      fail("cannot write into the folder '{}' ({}): check its permissions and free space",
+           folder.string(), reason(errno));
 }
 
 AtomicFile::~AtomicFile() {
@@ -132,10 +134,11 @@ void AtomicFile::write(const void* data, int64_t bytes) {
   for (int64_t done = 0; done < bytes;) {
     const ssize_t written = ::write(descriptor_, next + done, std::min(bytes - done, kMostAtOnce));
     if (written < 0 && errno == EINTR) continue;
-    check(written > 0,
-          "writing '{}': expected to write {} bytes after the first {}, wrote {} ({}): free space "
-          "on the disk; the old file, if any, is untouched",
-          path_.string(), bytes, size_ - done, done, reason(written < 0 ? errno : ENOSPC));
+    check(written > 0) ||
+        fail(
+            "writing '{}': expected to write {} bytes after the first {}, wrote {} ({}): free "
+            "space on the disk; the old file, if any, is untouched",
+            path_.string(), bytes, size_ - done, done, reason(written < 0 ? errno : ENOSPC));
     done += written;
     size_ += written;
   }
@@ -143,24 +146,30 @@ void AtomicFile::write(const void* data, int64_t bytes) {
 
 void AtomicFile::commit() {
   assert(descriptor_ >= 0);
-  check(::fsync(descriptor_) == 0,
-        "writing '{}': the disk did not take all {} bytes ({}): free space on the disk",
-        path_.string(), size_, reason(errno));
+  check(::fsync(descriptor_) == 0) ||
+      fail("writing '{}': the disk did not take all {} bytes ({}): free space on the disk",
+           path_.string(), size_, reason(errno));
   const int closed = ::close(std::exchange(descriptor_, -1));
-  check(closed == 0,
-        "writing '{}': the disk did not take all {} bytes ({}): free space on the disk",
-        path_.string(), size_, reason(errno));
-  check(::rename(aside_.c_str(), path_.c_str()) == 0,
-        "cannot put the finished file in the place of '{}' ({})", path_.string(), reason(errno));
+  check(closed == 0) ||
+      fail("writing '{}': the disk did not take all {} bytes ({}): free space on the disk",
+           path_.string(), size_, reason(errno));
+  check(::rename(aside_.c_str(), path_.c_str()) == 0) ||
+      fail("cannot put the finished file in the place of '{}' ({})", path_.string(), reason(errno));
   aside_.clear();
   // The name is on the disk only when the folder is. Some file systems cannot sync a folder
   // (EINVAL); the file is complete in any case.
   const fs::path folder = path_.has_parent_path() ? path_.parent_path() : fs::path(".");
   const Descriptor entry(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (entry.number() < 0) return;  // a folder that may be written but not read
-  check(::fsync(entry.number()) == 0 || errno == EINVAL || errno == ENOTSUP,
-        "wrote '{}', but its folder could not be brought to the disk ({}): check the disk",
-        path_.string(), reason(errno));
+  check(::fsync(entry.number()) == 0 || errno == EINVAL || errno == ENOTSUP) ||
+      fail("wrote '{}', but its folder could not be brought to the disk ({}): check the disk",
+           path_.string(), reason(errno));
+}
+
+void require_new_file(const fs::path& path, bool replace) {
+  std::error_code absent;
+  check(replace || !fs::exists(path, absent)) ||
+      fail("'{}' exists already: choose another name, or replace it with --force", path.string());
 }
 
 std::string read_text_file(const fs::path& path) {
@@ -173,8 +182,8 @@ std::string read_text_file(const fs::path& path) {
     if (got < 0 && errno == EISDIR) {
       fail("expected a text file, '{}' is a folder: name the file in it", path.string());
     }
-    check(got >= 0, "cannot read '{}' after {} bytes ({}): check the disk", path.string(),
-          text.size(), reason(errno));
+    check(got >= 0) || fail("cannot read '{}' after {} bytes ({}): check the disk", path.string(),
+                            text.size(), reason(errno));
     if (got == 0) return text;
     text.append(block, static_cast<size_t>(got));
   }

@@ -77,6 +77,9 @@ class AtomicFile {
   int64_t size_ = 0;
 };
 
+// Throws Error if there is something at this path, unless it may be replaced.
+void require_new_file(const std::filesystem::path& path, bool replace);
+
 // The bytes of a text file, to its end; pipes are read, too. Throws Error if it cannot be read.
 std::string read_text_file(const std::filesystem::path& path);
 

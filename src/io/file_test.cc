@@ -141,6 +141,15 @@ TEST_F(FileTest, RefusesTargetsThatAreNotFiles) {
 }
 
 // A limit on the file size cuts a write in two, as a full disk does.
+TEST_F(FileTest, NewFilesReplaceNothingUnasked) {
+  require_new_file(folder_ / "a", false);
+  const fs::path there = save("a", "text");
+  EXPECT_NE(error_of([&] { require_new_file(there, false); }).find("exists already"),
+            std::string::npos);
+  EXPECT_FALSE(error_of([&] { require_new_file(folder_, false); }).empty());
+  require_new_file(there, true);
+}
+
 TEST_F(FileTest, AFullDiskLeavesTheOldFile) {
   const fs::path path = save("target", "old");
   const std::vector<char> data(10'000, 'x');

@@ -74,21 +74,24 @@ Flags collect(std::span<const TensorInfo> tensors) {
 void refuse_variants(const Flags& flags) {
   constexpr std::string_view kAdvice =
       "expected a plain model of generation 4, 5, 6 or 7; choose such a checkpoint";
-  check(!flags.pip,
-        "the tensors were converted by the rwkv pip package, which changes the weights: use the "
-        "file that the conversion was made from");
-  check(!flags.web,
-        "the tensors have the names of a web-rwkv conversion (time_mix_x): use the .pth file that "
-        "it was made from");
-  check(!flags.deep_attention, "the model is of generation 7b (tensors qkv.*): {}", kAdvice);
-  check(!flags.deep_embedding, "the model is of generation 7a (tensors ffn.s_emb*): {}", kAdvice);
-  check(!flags.low_rank_gate, "the model is of generation 6a (tensors att.gate_w1): {}", kAdvice);
-  check(!flags.fused_lerp, "the model is of generation 6b or 6c (tensors att.time_maa_rkvw_w1): {}",
-        kAdvice);
-  check(!flags.research,
-        "the model is a version 4 research variant (tiny attention, head_q and head_k, pos_emb, "
-        "ffnPre or ffn.aa): {}",
-        kAdvice);
+  check(!flags.pip) || fail(
+                           "the tensors were converted by the rwkv pip package, which changes the "
+                           "weights: use the file that the conversion was made from");
+  check(!flags.web) || fail(
+                           "the tensors have the names of a web-rwkv conversion (time_mix_x): use "
+                           "the .pth file that it was made from");
+  check(!flags.deep_attention) ||
+      fail("the model is of generation 7b (tensors qkv.*): {}", kAdvice);
+  check(!flags.deep_embedding) ||
+      fail("the model is of generation 7a (tensors ffn.s_emb*): {}", kAdvice);
+  check(!flags.low_rank_gate) ||
+      fail("the model is of generation 6a (tensors att.gate_w1): {}", kAdvice);
+  check(!flags.fused_lerp) ||
+      fail("the model is of generation 6b or 6c (tensors att.time_maa_rkvw_w1): {}", kAdvice);
+  check(!flags.research) || fail(
+                                "the model is a version 4 research variant (tiny attention, head_q "
+                                "and head_k, pos_emb, ffnPre or ffn.aa): {}",
+                                kAdvice);
 }
 
 }  // namespace
@@ -97,21 +100,23 @@ std::string detect_generation(std::span<const TensorInfo> tensors) {
   const Flags flags = collect(tensors);
   refuse_variants(flags);
   // An adapter may bring whole small tensors along, r_k among them.
-  check(!flags.adapter || flags.embedding,
-        "the file holds an adapter (lora or bone matrices), not a model: give the base model, and "
-        "this file as its adapter");
+  check(!flags.adapter || flags.embedding) ||
+      fail(
+          "the file holds an adapter (lora or bone matrices), not a model: give the base model, "
+          "and this file as its adapter");
   if (flags.r_k && flags.k_k) return "7";
   if (flags.lerp) return "6";
   if (flags.decay && flags.gate) return flags.decay_per_channel ? "5.2" : "5.1";
   if (flags.decay && flags.norm) return "5.0";
   if (flags.decay) return "4";
 
-  check(!flags.state,
-        "the file holds only tuned states (att.time_state), not a model: give the base model, and "
-        "this file as its state");
-  check(!flags.hugging_face,
-        "the tensors have Hugging Face names: expected names such as blocks.0.att.key.weight; give "
-        "the .pth file of the same model");
+  check(!flags.state) || fail(
+                             "the file holds only tuned states (att.time_state), not a model: give "
+                             "the base model, and this file as its state");
+  check(!flags.hugging_face) ||
+      fail(
+          "the tensors have Hugging Face names: expected names such as blocks.0.att.key.weight; "
+          "give the .pth file of the same model");
   fail(
       "the {} tensors are no RWKV model: expected names such as blocks.0.att.time_decay or "
       "blocks.0.att.r_k{}",

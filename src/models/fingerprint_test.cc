@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "models/load.h"
+
 namespace rookery {
 namespace {
 
@@ -27,12 +29,12 @@ TEST_F(FingerprintTest, IsTheSameInEveryNumberType) {
   const Model model = make(1);
   const std::string own = fingerprint(model);
   for (const MatrixType type : {MatrixType::kF32, MatrixType::kF16, MatrixType::kBF16}) {
-    const Model other = Model::from_tensors(tensors_of(model), type);
+    const Model other = model_from_tensors(tensors_of(model), type);
     const FingerprintMatch match = match_fingerprints(fingerprint(other), own);
     EXPECT_TRUE(match.same()) << match.differ << " of " << match.values;
     EXPECT_GT(match.values, 100);
     // A file may hold the vectors in 16 bits, too, and values below the smallest float16.
-    const Model again = Model::from_tensors(tensors_of(other), MatrixType::kF32);
+    const Model again = model_from_tensors(tensors_of(other), MatrixType::kF32);
     EXPECT_TRUE(match_fingerprints(fingerprint(again), own).same());
   }
 }

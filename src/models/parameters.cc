@@ -5,7 +5,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "io/hash.h"
 #include "core/random.h"
 #include "ops/linear/product_cpu.h"
 
@@ -93,12 +92,24 @@ int64_t layer_of(std::string_view name) {
   return layer;
 }
 
+namespace {
+
+// FNV-1a, 64 bits, of the parameter's name: every parameter has random numbers of its own, and one
+// seed gives one model for ever.
+uint64_t random_stream_of(std::string_view name) {
+  uint64_t hash = 14695981039346656037ull;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  return hash;
+}
+
+}  // namespace
+
 void initialise(const ParameterSpec& spec, const ModelConfig& config, const InitOptions& options,
                 const TensorView& value, ThreadPool& pool) {
   check(std::find(std::begin(kInitSchemes), std::end(kInitSchemes), options.scheme) !=
-            std::end(kInitSchemes),
-        "unknown initialisation '{}': expected released, paper or random", options.scheme);
-  const Random random(options.seed, hash_bytes(spec.name));
+        std::end(kInitSchemes)) ||
+      fail("unknown initialisation '{}': expected released, paper or random", options.scheme);
+  const Random random(options.seed, random_stream_of(spec.name));
   const int64_t count = value.count(), layer = layer_of(spec.name);
   float* p = value.as<float>();
   if (options.scheme == "random") {

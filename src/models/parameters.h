@@ -9,21 +9,10 @@
 
 #include "core/context.h"
 #include "core/tensor.h"
+#include "models/config.h"
+#include "ops/linear/linear.h"
 
 namespace rookery {
-
-// Sizes of a model. All come from a checkpoint's shapes.
-struct ModelConfig {
-  std::string generation;  // "4"
-  int64_t layers = 0;
-  int64_t width = 0;            // C, of the embedding
-  int64_t attention_width = 0;  // A
-  int64_t ffn_width = 0;        // F
-  int64_t vocabulary = 0;       // V
-  float norm_epsilon = 1e-5f;
-
-  bool operator==(const ModelConfig&) const = default;
-};
 
 // How fast and whether an optimizer moves a parameter.
 struct OptimizerGroup {
@@ -56,6 +45,22 @@ struct ParameterSpec {
   std::string_view part;  // "embedding", "time mixing", ... for the report of `info`
 
   bool is_matrix() const { return shape.rank() == 2 && shape[0] > 1 && shape[1] > 1; }
+};
+
+// One parameter of a loaded model.
+struct Parameter {
+  ParameterSpec spec;
+  Tensor value;
+  TensorView low;  // bfloat16 copy that products read, while training with float32 masters
+
+  bool padded = false;  // a matrix of a GPU: see Weight
+
+  operator const Tensor&() const { return value; }  // NOLINT: a vector parameter is its tensor
+  Weight weight() const { return {value, low, padded}; }
+  // Numbers that it, its copy and its gradient have room for.
+  int64_t room() const {
+    return padded ? padded_rows(value.shape[0]) * value.shape[1] : value.count();
+  }
 };
 
 struct InitOptions {

@@ -1,5 +1,5 @@
-// RWKV-4, forward only, in the paper's order (arXiv 2305.13048, section 3). The numbers in the
-// comments are its equations; docs/equations.md has the names.
+// RWKV-4, forward only, in the paper's order (arXiv 2305.13048, section 3). The
+// numbers in the comments are its equations; docs/equations.md has the names.
 
 #include "models/rwkv4.h"
 
@@ -15,12 +15,13 @@
 namespace rookery {
 namespace {
 
-// The parameters in checkpoint order: two of the embedding's norm in layer 0, then these of every
-// layer.
+// The parameters in checkpoint order: two of the embedding's norm in layer 0,
+// then these of every layer.
 std::vector<ParameterSpec> parameters(const ModelConfig& m) {
   const int64_t C = m.width, A = m.attention_width, F = m.ffn_width, V = m.vocabulary;
   const OptimizerGroup vector{1, false}, matrix{1, true}, decay{2, false}, bonus{3, false};
-  // W_o and the channel mixing's W_v of the paper: standard deviation sqrt(d / s).
+  // W_o and the channel mixing's W_v of the paper: standard deviation sqrt(d /
+  // s).
   const auto paper_gain =
       static_cast<float>(std::sqrt(static_cast<double>(F) / static_cast<double>(C)));
   constexpr Init zero = Init::kZero;
@@ -102,9 +103,10 @@ class Rwkv4 final : public Network {
     x = layer_norm_as(ctx, ctx.wide_dtype(), x, *ln0_weight_, *ln0_bias_, config_.norm_epsilon);
     const Sequences sequences = batch.sequences();
     for (int64_t l = 0; l < config_.layers; ++l) {
-      x = ctx.layer({x}, [this, &ctx, l, sequences, options](const std::vector<Tensor>& in) {
+      const auto body = [this, &ctx, l, sequences, options](const std::vector<Tensor>& in) {
         return std::vector{block(ctx, l, in[0], sequences, options)};
-      })[0];
+      };
+      x = ctx.layer({x}, {x.type()}, body)[0];
     }
     return x;
   }

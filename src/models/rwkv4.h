@@ -1,7 +1,7 @@
 // RWKV-4 (arXiv 2305.13048), the paper's architecture.
 #pragma once
 
-#include "models/model.h"
+#include "models/generation.h"
 
 namespace rookery {
 

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "checking/checked_run.h"
+#include "models/load.h"
 #include "ops/cross_entropy/cross_entropy.h"
 
 namespace rookery {
@@ -35,11 +36,10 @@ class Rwkv4Test : public ::testing::Test {
       Batch batch;
       batch.add(std::span(text).subspan(begin, length), 0, 0);
       begin += length;
-      const Tensor x =
-          model.forward(ctx, PlacedBatch(batch, kVocabulary, ctx.device), {&state, &state});
-      std::vector<int64_t> rows(length);
+      const Tensor x = model.forward(ctx, PlacedBatch(batch, kVocabulary, ctx), {&state, &state});
+      std::vector<int32_t> rows(length);
       std::iota(rows.begin(), rows.end(), 0);
-      const auto logits = elements(model.logits(ctx, x, rows));
+      const auto logits = elements(model.logits(ctx, x, rows.data(), length));
       result.insert(result.end(), logits.begin(), logits.end());
     }
     return result;
@@ -94,11 +94,10 @@ TEST_F(Rwkv4Test, PackedWithStrangersEqualsAlone) {
     batch.add(all.subspan(begin, length), 2, 2);
     batch.add(all.subspan(5, 1), 3, 3);
     batch.add(all.subspan(0, 9), 0, -1);
-    const Tensor x =
-        model.forward(ctx, PlacedBatch(batch, kVocabulary, ctx.device), {&state, &state});
-    std::vector<int64_t> rows(length);
+    const Tensor x = model.forward(ctx, PlacedBatch(batch, kVocabulary, ctx), {&state, &state});
+    std::vector<int32_t> rows(length);
     std::iota(rows.begin(), rows.end(), 70);
-    const auto logits = elements(model.logits(ctx, x, rows));
+    const auto logits = elements(model.logits(ctx, x, rows.data(), length));
     result.insert(result.end(), logits.begin(), logits.end());
   }
   compare_elements("logits", result, expected, 2e-5);
@@ -134,7 +133,7 @@ class Rwkv4GradientTest : public Rwkv4Test {
     for (int64_t i = 0; i < batch_.rows(); ++i) targets_.push_back(i % 7 == 6 ? -1 : text[i + 1]);
   }
   CrossEntropyResult loss(Context& context, const Model& model, float dropout) {
-    placed_ = PlacedBatch(batch_, kVocabulary, context.device);
+    placed_ = PlacedBatch(batch_, kVocabulary, context);
     const Tensor x = model.forward(context, placed_, {.dropout = dropout});
     return cross_entropy(context, model.output_norm(context, x), model.head(), targets_.data(),
                          {.scale = 1.0 / 42, .l2wrap = 1e-2});
@@ -306,13 +305,13 @@ TEST_F(Rwkv4Test, LoadsWhatItHoldsAndRefusesTheRest) {
   const Model model = make_model();
   std::vector<NamedTensor> tensors;
   for (const Parameter& p : model.parameters()) tensors.push_back({p.spec.name, p.value});
-  const Model again = Model::from_tensors(tensors, MatrixType::kAsStored);
+  const Model again = model_from_tensors(tensors, MatrixType::kAsStored);
   EXPECT_EQ(again.config(), model.config());
   State a(model.state_layout(), 1), b(model.state_layout(), 1);
   EXPECT_EQ(run(model, {330}, a), run(again, {330}, b));
 
   // Tensors that are made one at a time, in another type or in that of the model.
-  const Model low = Model::from_tensors(tensors, MatrixType::kBF16);
+  const Model low = model_from_tensors(tensors, MatrixType::kBF16);
   for (const MatrixType type : {MatrixType::kF32, MatrixType::kBF16}) {
     int calls = 0;
     std::vector<NamedTensor> made;
@@ -324,7 +323,7 @@ TEST_F(Rwkv4Test, LoadsWhatItHoldsAndRefusesTheRest) {
                         std::memcpy(to, from.data, static_cast<size_t>(from.bytes()));
                       }});
     }
-    const Model loaded = Model::from_tensors(made, type, 1e-3f);
+    const Model loaded = model_from_tensors(made, type, 1e-3f);
     EXPECT_EQ(calls, static_cast<int>(tensors.size()));
     EXPECT_EQ(loaded.config().norm_epsilon, 1e-3f);
     const Model& wanted = type == MatrixType::kF32 ? model : low;
@@ -339,19 +338,19 @@ TEST_F(Rwkv4Test, LoadsWhatItHoldsAndRefusesTheRest) {
 
   auto missing = tensors;
   missing.erase(missing.begin() + 12);
-  EXPECT_THROW(Model::from_tensors(missing, MatrixType::kAsStored), Error);
+  EXPECT_THROW(model_from_tensors(missing, MatrixType::kAsStored), Error);
   auto reshaped = tensors;
   reshaped[5].view.shape = {kWidth - 1};
-  EXPECT_THROW(Model::from_tensors(reshaped, MatrixType::kAsStored), Error);
+  EXPECT_THROW(model_from_tensors(reshaped, MatrixType::kAsStored), Error);
   auto unknown = tensors;
   unknown.push_back({"blocks.0.att.surprise", tensors[5].view});
-  EXPECT_THROW(Model::from_tensors(unknown, MatrixType::kAsStored), Error);
+  EXPECT_THROW(model_from_tensors(unknown, MatrixType::kAsStored), Error);
   auto twice = tensors;
   twice.push_back(tensors[5]);
-  EXPECT_THROW(Model::from_tensors(twice, MatrixType::kAsStored), Error);
+  EXPECT_THROW(model_from_tensors(twice, MatrixType::kAsStored), Error);
   auto far = tensors;
   far.push_back({"blocks.999999999.att.key.weight", tensors[5].view});
-  EXPECT_THROW(Model::from_tensors(far, MatrixType::kAsStored), Error);
+  EXPECT_THROW(model_from_tensors(far, MatrixType::kAsStored), Error);
 }
 
 }  // namespace

@@ -40,12 +40,11 @@ using DeviceKernel = void (*)(const std::type_identity_t<Args>&, Context&);
 class ProfileScope {
  public:
   // On a GPU an operator's work is waited for, so that its time is its own.
-  ProfileScope(Profile* profile, const char* name)
-      : profile_(profile), name_(name), start_(now(profile)) {}
+  ProfileScope(const Context& ctx, const char* name) : ctx_(ctx), name_(name), start_(now()) {}
   ~ProfileScope() {
-    if (profile_ == nullptr) return;
-    const auto end = now(profile_);
-    Profile::Entry& entry = profile_->entries[name_];
+    if (ctx_.profile == nullptr) return;
+    const auto end = now();
+    Profile::Entry& entry = ctx_.profile->entries[name_];
     entry.seconds += std::chrono::duration<double>(end - start_).count();
     ++entry.calls;
   }
@@ -53,11 +52,11 @@ class ProfileScope {
   ProfileScope& operator=(const ProfileScope&) = delete;
 
  private:
-  static std::chrono::steady_clock::time_point now(const Profile* profile) {
-    if (profile != nullptr && profile->device == Device::kCuda) cuda::synchronize();
+  std::chrono::steady_clock::time_point now() const {
+    if (ctx_.profile != nullptr) ctx_.wait();
     return std::chrono::steady_clock::now();
   }
-  Profile* profile_;
+  const Context& ctx_;
   const char* name_;
   std::chrono::steady_clock::time_point start_;
 };
@@ -65,10 +64,11 @@ class ProfileScope {
 template <class Args>
 void run_on_device(Context& ctx, const char* name, const Args& args, DeviceKernel<Args> cpu,
                    DeviceKernel<Args> cuda) {
-  const ProfileScope scope(ctx.profile, name);
+  const ProfileScope scope(ctx, name);
   if (ctx.device == Device::kCuda) {
-    check(cuda != nullptr,
-          "{} cannot run on CUDA: this program was built without it; use --device cpu", name);
+    check(cuda != nullptr) ||
+        fail("{} cannot run on CUDA: this program was built without it; use --device cpu", name);
+    ctx.stream->device().make_current();
     cuda(args, ctx);
   } else {
     cpu(args, ctx);
@@ -78,7 +78,7 @@ void run_on_device(Context& ctx, const char* name, const Args& args, DeviceKerne
 template <class Args>
 void run_forward(Context& ctx, const char* name, const Args& args, RefKernel<Args> ref_double,
                  RefKernel<Args> ref_complex, DeviceKernel<Args> cpu, DeviceKernel<Args> cuda) {
-  switch (ctx.device) {
+  switch (ctx.device.kind) {
     case Device::kMeta:
       return;
     case Device::kRef:
@@ -88,15 +88,18 @@ void run_forward(Context& ctx, const char* name, const Args& args, RefKernel<Arg
       break;
   }
   if (ctx.checker == nullptr) return run_on_device(ctx, name, args, cpu, cuda);
+  ctx.wait();
   CheckedForward<Args> checked(args);
   run_on_device(ctx, name, args, cpu, cuda);
+  ctx.wait();
+  if (ctx.checker->substitute) return checked.substitute(args, ref_double);
   checked.compare(*ctx.checker, name, args, ref_double);
 }
 
 template <class Args, class Forward = decltype(Args::forward)>
 void run_backward(Context& ctx, const char* name, const Args& args, RefKernel<Forward> ref_complex,
                   DeviceKernel<Args> cpu, DeviceKernel<Args> cuda) {
-  switch (ctx.device) {
+  switch (ctx.device.kind) {
     case Device::kMeta:
       return;
     case Device::kRef:
@@ -106,8 +109,10 @@ void run_backward(Context& ctx, const char* name, const Args& args, RefKernel<Fo
       break;
   }
   if (ctx.checker == nullptr) return run_on_device(ctx, name, args, cpu, cuda);
+  ctx.wait();
   CheckedBackward<Args, Forward> checked(args);
   run_on_device(ctx, name, args, cpu, cuda);
+  ctx.wait();
   checked.compare(*ctx.checker, name, args, ref_complex);
 }
 

@@ -65,15 +65,15 @@ void write_q8_0(const float* numbers, std::byte* block) {
   constexpr float kLargest = 127;
   float most = 0;
   for (int64_t i = 0; i < kBlock; ++i) {
-    check(std::isfinite(numbers[i]), "it holds {}: expected finite numbers", numbers[i]);
+    check(std::isfinite(numbers[i])) || fail("it holds {}: expected finite numbers", numbers[i]);
     most = std::max(most, std::abs(numbers[i]));
   }
   Float16 half = to_float16(most / kLargest);
   // Among the smallest float16s rounding down may lose more than the half step that 127 can take.
   if (to_float(half) * (kLargest + 0.5f) < most) ++half.bits;
   const float scale = to_float(half);
-  check(std::isfinite(scale), "it holds {} (or its negative), too large for the scale of a block",
-        most);
+  check(std::isfinite(scale)) ||
+      fail("it holds {} (or its negative), too large for the scale of a block", most);
   std::memcpy(block, &half.bits, sizeof(half.bits));
   for (int64_t i = 0; i < kBlock; ++i) {
     const float steps = scale > 0 ? std::clamp(numbers[i] / scale, -kLargest, kLargest) : 0;

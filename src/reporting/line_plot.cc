@@ -79,7 +79,7 @@ std::vector<Drawn> drawable(std::span<const PlotLine> lines) {
     }
     if (!line.points.empty()) all.push_back(std::move(line));
   }
-  check(!all.empty(), "nothing to plot: no point is finite");
+  check(!all.empty()) || fail("nothing to plot: no point is finite");
   return all;
 }
 

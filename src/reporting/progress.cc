@@ -5,13 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
-#include <cmath>
 #include <cstdlib>
 #include <utility>
 
 #include <fmt/format.h>
+
+#include "reporting/numbers.h"
 
 namespace rookery {
 namespace {
@@ -62,41 +62,7 @@ void append(std::string& line, std::string_view part) {
   line += part;
 }
 
-// Three significant digits at most, of which one after the point at most.
-std::string short_number(double value) {
-  return std::abs(value) < 99.95 ? fmt::format("{:.1f}", value) : fmt::format("{:.0f}", value);
-}
-
 }  // namespace
-
-std::string format_duration(double seconds) {
-  if (!(seconds >= 0) || !std::isfinite(seconds)) return "?";
-  if (seconds < 9.95) return fmt::format("{:.1f}s", seconds);
-  if (seconds > 1e15) return "?";  // beyond what an integer of seconds can tell
-  const int64_t whole = std::llround(seconds);
-  if (whole < 60) return fmt::format("{}s", whole);
-  if (whole < 3600) return fmt::format("{}m{:02}s", whole / 60, whole % 60);
-  if (whole < 86400) return fmt::format("{}h{:02}m", whole / 3600, whole % 3600 / 60);
-  return fmt::format("{}d{:02}h", whole / 86400, whole % 86400 / 3600);
-}
-
-std::string format_count(double count) {
-  if (!std::isfinite(count)) return "?";
-  if (std::abs(count) < 999.5) return fmt::format("{:.3g}", count);
-  constexpr std::array<char, 4> kUnits = {'K', 'M', 'B', 'T'};
-  size_t unit = 0;
-  for (count /= 1000; std::abs(count) >= 999.5 && unit + 1 < kUnits.size(); ++unit) count /= 1000;
-  return short_number(count) + kUnits[unit];
-}
-
-std::string format_bytes(double bytes) {
-  if (!std::isfinite(bytes)) return "?";
-  if (std::abs(bytes) < 1023.5) return fmt::format("{:.0f} B", bytes);
-  constexpr std::array<std::string_view, 4> kUnits = {"KiB", "MiB", "GiB", "TiB"};
-  size_t unit = 0;
-  for (bytes /= 1024; std::abs(bytes) >= 1023.5 && unit + 1 < kUnits.size(); ++unit) bytes /= 1024;
-  return fmt::format("{} {}", short_number(bytes), kUnits[unit]);
-}
 
 std::string progress_line(std::string_view title, int64_t done, int64_t total,
                           std::string_view fields, double seconds_left, int width) {

@@ -10,15 +10,6 @@
 
 namespace rookery {
 
-// "0.4s", "12s", "3m05s", "2h07m", "3d04h"; "?" for what is negative or not finite.
-std::string format_duration(double seconds);
-
-// "7", "0.25", "1.3K", "169M", "1.5B", "2.6T": thousands, millions, billions, trillions.
-std::string format_count(double count);
-
-// "17 B", "1.5 KiB", "3.2 GiB".
-std::string format_bytes(double bytes);
-
 // One line of progress, at most `width` columns wide: title, fraction, bar, done/total, fields,
 // time left. What does not fit is left out: the bar shrinks, then goes, then the end of the line is
 // cut. Text is UTF-8 of one column per character. `total` 0 is unknown: no fraction, bar or time

@@ -1,4 +1,4 @@
-// Units, the layout of a line at every width, and how often something is shown.
+// The layout of a line at every width, and how often something is shown.
 #include "reporting/progress.h"
 
 #include <gtest/gtest.h>
@@ -9,46 +9,6 @@
 
 namespace rookery {
 namespace {
-
-TEST(Format, Duration) {
-  EXPECT_EQ(format_duration(0), "0.0s");
-  EXPECT_EQ(format_duration(0.44), "0.4s");
-  EXPECT_EQ(format_duration(9.97), "10s");
-  EXPECT_EQ(format_duration(59.4), "59s");
-  EXPECT_EQ(format_duration(59.6), "1m00s");
-  EXPECT_EQ(format_duration(185), "3m05s");
-  EXPECT_EQ(format_duration(3599.7), "1h00m");
-  EXPECT_EQ(format_duration(7620), "2h07m");
-  EXPECT_EQ(format_duration(3 * 86400 + 4 * 3600 + 59), "3d04h");
-  EXPECT_EQ(format_duration(-1), "?");
-  EXPECT_EQ(format_duration(std::nan("")), "?");
-  EXPECT_EQ(format_duration(INFINITY), "?");
-  EXPECT_EQ(format_duration(1e300), "?");
-}
-
-TEST(Format, Count) {
-  EXPECT_EQ(format_count(0), "0");
-  EXPECT_EQ(format_count(7), "7");
-  EXPECT_EQ(format_count(0.25), "0.25");
-  EXPECT_EQ(format_count(999), "999");
-  EXPECT_EQ(format_count(999.7), "1.0K");
-  EXPECT_EQ(format_count(1300), "1.3K");
-  EXPECT_EQ(format_count(1.3e6), "1.3M");
-  EXPECT_EQ(format_count(169.3e6), "169M");
-  EXPECT_EQ(format_count(999.9e6), "1.0B");
-  EXPECT_EQ(format_count(2.6e12), "2.6T");
-  EXPECT_EQ(format_count(-1300), "-1.3K");
-  EXPECT_EQ(format_count(std::nan("")), "?");
-}
-
-TEST(Format, Bytes) {
-  EXPECT_EQ(format_bytes(0), "0 B");
-  EXPECT_EQ(format_bytes(1023), "1023 B");
-  EXPECT_EQ(format_bytes(1536), "1.5 KiB");
-  EXPECT_EQ(format_bytes(3.2 * (1 << 30)), "3.2 GiB");
-  EXPECT_EQ(format_bytes(1048575), "1.0 MiB");
-  EXPECT_EQ(format_bytes(141e9), "131 GiB");
-}
 
 TEST(ProgressLine, Layout) {
   EXPECT_EQ(progress_line("train", 250, 1000, "loss 2.31", 185, 120),

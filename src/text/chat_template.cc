@@ -28,13 +28,13 @@ bool is_control(char c) {
 }
 
 void check_speaker(std::string_view name) {
-  check(!name.empty() && name.size() <= 64 && strip(name) == name,
-        "'{}' cannot name a speaker: expected 1 to 64 bytes without space at the ends",
-        valid(name));
+  check(!name.empty() && name.size() <= 64 && strip(name) == name) ||
+      fail("'{}' cannot name a speaker: expected 1 to 64 bytes without space at the ends",
+           valid(name));
   check(name.find(':') == std::string_view::npos && valid(name) == name &&
-            std::none_of(name.begin(), name.end(), is_control),
-        "'{}' cannot name a speaker: expected UTF-8 without colons and control characters",
-        valid(name));
+        std::none_of(name.begin(), name.end(), is_control)) ||
+      fail("'{}' cannot name a speaker: expected UTF-8 without colons and control characters",
+           valid(name));
 }
 
 }  // namespace
@@ -43,11 +43,11 @@ ChatTemplate chat_template(std::string_view name, std::string_view user,
                            std::string_view assistant) {
   if (name == "world") return {"world", "User", "Assistant", "System: ", false};
   if (name == "raven") return {"raven", "Bob", "Alice", "", true};
-  check(name == "plain", "there is no chat template '{}': expected world, raven or plain",
-        valid(name));
+  check(name == "plain") ||
+      fail("there is no chat template '{}': expected world, raven or plain", valid(name));
   check_speaker(user);
   check_speaker(assistant);
-  check(user != assistant, "both speakers are called '{}': expected two names", user);
+  check(user != assistant) || fail("both speakers are called '{}': expected two names", user);
   return {"plain", std::string(user), std::string(assistant), "", false};
 }
 
@@ -66,9 +66,9 @@ const ThinkMode& think_mode(std::string_view name, std::string_view generation) 
     }
     fail("there is no way of thinking '{}': expected one of {}", valid(name), known);
   }
-  check(mode->begun.empty() || generation == "7",
-        "RWKV-{} was not trained to think aloud, only RWKV-7 was: expected off, got '{}'",
-        generation, name);
+  check(mode->begun.empty() || generation == "7") ||
+      fail("RWKV-{} was not trained to think aloud, only RWKV-7 was: expected off, got '{}'",
+           generation, name);
   return *mode;
 }
 

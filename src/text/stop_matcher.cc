@@ -10,8 +10,8 @@ namespace rookery {
 
 StopMatcher::StopMatcher(std::vector<std::string> stops) {
   for (std::string& text : stops) {
-    check(!text.empty(),
-          "a stop string is empty: expected at least one byte; leave it out to stop nowhere");
+    check(!text.empty()) ||
+        fail("a stop string is empty: expected at least one byte; leave it out to stop nowhere");
     std::vector<size_t> fallback(text.size(), 0);
     for (size_t i = 1, border = 0; i < text.size(); ++i) {
       while (border > 0 && text[i] != text[border]) border = fallback[border - 1];

@@ -48,4 +48,10 @@ std::string Utf8Stream::finish() {
   return std::string(broken ? kReplacement : std::string_view());
 }
 
+std::string printable(std::string_view bytes) {
+  Utf8Stream stream;
+  const std::string text = stream.push(bytes);
+  return text + stream.finish();
+}
+
 }  // namespace rookery

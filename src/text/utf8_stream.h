@@ -28,4 +28,8 @@ class Utf8Stream {
   uint8_t high_ = 0xBF;
 };
 
+// Bytes as valid UTF-8, in one piece: for JSON, and for messages that quote what a file or a model
+// says.
+std::string printable(std::string_view bytes);
+
 }  // namespace rookery

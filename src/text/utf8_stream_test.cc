@@ -12,17 +12,11 @@ namespace {
 
 constexpr const char* kBad = "\xEF\xBF\xBD";  // U+FFFD
 
-std::string all_at_once(std::string_view bytes) {
-  Utf8Stream stream;
-  std::string out = stream.push(bytes);
-  return out + stream.finish();
-}
-
 TEST(Utf8Stream, ValidTextPassesHoweverItIsCut) {
   // One to four bytes per character, and the borders of each length.
   const std::string text =
       "a\u00e9\u4e2d\U0001F426z\u007f\u0080\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff";
-  EXPECT_EQ(all_at_once(text), text);
+  EXPECT_EQ(printable(text), text);
   for (size_t first = 0; first <= text.size(); ++first) {
     for (size_t second = first; second <= text.size(); ++second) {
       Utf8Stream stream;
@@ -30,7 +24,7 @@ TEST(Utf8Stream, ValidTextPassesHoweverItIsCut) {
       for (const auto& [from, to] : std::vector<std::pair<size_t, size_t>>{
                {0, first}, {first, second}, {second, text.size()}}) {
         const std::string part = stream.push(std::string_view(text).substr(from, to - from));
-        EXPECT_EQ(all_at_once(part), part) << "emitted an incomplete character";
+        EXPECT_EQ(printable(part), part) << "emitted an incomplete character";
         EXPECT_EQ(part.find(kBad), std::string::npos);
         out += part;
       }
@@ -73,7 +67,7 @@ TEST(Utf8Stream, InvalidBytesBecomeReplacements) {
       {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41", bad + bad + bad + bad + "A"},
   };
   for (const auto& [bytes, expected] : cases) {
-    EXPECT_EQ(all_at_once(bytes), expected);
+    EXPECT_EQ(printable(bytes), expected);
     for (size_t cut = 0; cut <= bytes.size(); ++cut) {
       Utf8Stream stream;
       std::string out = stream.push(std::string_view(bytes).substr(0, cut));
@@ -89,8 +83,8 @@ TEST(Utf8Stream, AnyBytesBecomeValidTextHoweverTheyAreCut) {
     std::string bytes;
     for (int i = 0; i < 60; ++i)
       bytes += static_cast<char>(random.below(3) ? 0x80 + random.below(128) : random.below(256));
-    const std::string expected = all_at_once(bytes);
-    EXPECT_EQ(all_at_once(expected), expected) << "the output is not valid";
+    const std::string expected = printable(bytes);
+    EXPECT_EQ(printable(expected), expected) << "the output is not valid";
     Utf8Stream stream;
     std::string out;
     for (const char byte : bytes) out += stream.push({&byte, 1});

@@ -92,9 +92,10 @@ void BpeTokenizer::encode_to(std::string_view text, std::vector<int32_t>& ids) c
     text.remove_prefix(valid);
     if (text.empty()) break;
     const uint8_t byte = static_cast<uint8_t>(text.front());
-    check(byte_ids_[byte] >= 0,
-          "the text has byte {} at offset {}, which is no UTF-8 and has no token: expected UTF-8",
-          byte, text.data() - begin);
+    check(byte_ids_[byte] >= 0) ||
+        fail(
+            "the text has byte {} at offset {}, which is no UTF-8 and has no token: expected UTF-8",
+            byte, text.data() - begin);
     ids.push_back(byte_ids_[byte]);
     text.remove_prefix(1);
   }
@@ -222,9 +223,10 @@ void BpeTokenizer::merge_piece(std::string_view piece, std::vector<int32_t>& ids
 }
 
 std::string_view BpeTokenizer::bytes_of(int32_t id) const {
-  check(id >= 0 && id < vocab_size(),
-        "token {} is not one of this tokenizer: expected 0 to {}; is this the model's tokenizer?",
-        id, vocab_size() - 1);
+  check(id >= 0 && id < vocab_size()) ||
+      fail(
+          "token {} is not one of this tokenizer: expected 0 to {}; is this the model's tokenizer?",
+          id, vocab_size() - 1);
   return std::string_view(bytes_).substr(offsets_[id], offsets_[id + 1] - offsets_[id]);
 }
 

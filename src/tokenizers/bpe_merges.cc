@@ -11,7 +11,7 @@
 namespace rookery {
 
 BpeMerges::BpeMerges(std::span<const Merge> merges) : count_(static_cast<int64_t>(merges.size())) {
-  check(count_ < kNone, "{} merges: expected fewer than {}", count_, kNone);
+  check(count_ < kNone) || fail("{} merges: expected fewer than {}", count_, kNone);
   const uint64_t slots = std::bit_ceil(std::max<uint64_t>(2 * merges.size() + 1, 16));
   slots_.resize(slots);
   mask_ = slots - 1;
@@ -19,8 +19,8 @@ BpeMerges::BpeMerges(std::span<const Merge> merges) : count_(static_cast<int64_t
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const Merge& merge = merges[rank];
     Slot& slot = const_cast<Slot&>(find(merge.left, merge.right));
-    check(slot.rank == kNone, "merges {} and {} are the same: expected each pair once", slot.rank,
-          rank);
+    check(slot.rank == kNone) ||
+        fail("merges {} and {} are the same: expected each pair once", slot.rank, rank);
     slot = {static_cast<uint64_t>(merge.left) << 32 | static_cast<uint32_t>(merge.right),
             static_cast<uint32_t>(rank), merge.made};
   }
@@ -52,9 +52,9 @@ int64_t BpeMerges::apply_short(std::span<int32_t> symbols) const {
 }
 
 int64_t BpeMerges::apply_long(std::span<int32_t> symbols) const {
-  check(symbols.size() < static_cast<size_t>(std::numeric_limits<int32_t>::max()),
-        "a word of {} bytes: expected fewer than {}", symbols.size(),
-        std::numeric_limits<int32_t>::max());
+  check(symbols.size() < static_cast<size_t>(std::numeric_limits<int32_t>::max())) ||
+      fail("a word of {} bytes: expected fewer than {}", symbols.size(),
+           std::numeric_limits<int32_t>::max());
   const int32_t count = static_cast<int32_t>(symbols.size());
   // The symbols that are left, as a list: a merge keeps the left one's place.
   std::vector<int32_t> before(count), after(count);

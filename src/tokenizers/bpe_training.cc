@@ -80,8 +80,8 @@ class Counter {
     bytes_ += static_cast<int64_t>(word.size());
     if (bytes_ - reported_ > (1 << 20)) {
       reported_ = bytes_;
-      check(!options_.progress || options_.progress("reading", bytes_, total_),
-            "stopped while reading: there is no tokenizer yet");
+      check(!options_.progress || options_.progress("reading", bytes_, total_)) ||
+          fail("stopped while reading: there is no tokenizer yet");
     }
     if (static_cast<int64_t>(word.size()) > kLongestWord) return;
     const auto known = counts_.find(word);
@@ -309,12 +309,12 @@ std::string write_json(const Merger& merger) {
 
 TrainedBpe train_bpe(std::span<const std::filesystem::path> files,
                      const BpeTrainingOptions& options) {
-  check(options.vocabulary >= kFirstMerge && options.vocabulary <= kLargestVocabulary,
-        "a vocabulary of {}: expected {} (the bytes and the end of a document) to {}",
-        options.vocabulary, kFirstMerge, kLargestVocabulary);
-  check(options.word_memory >= (1 << 20), "{} bytes for words: expected at least {}",
-        options.word_memory, 1 << 20);
-  check(!files.empty(), "no text to learn from: name at least one file");
+  check(options.vocabulary >= kFirstMerge && options.vocabulary <= kLargestVocabulary) ||
+      fail("a vocabulary of {}: expected {} (the bytes and the end of a document) to {}",
+           options.vocabulary, kFirstMerge, kLargestVocabulary);
+  check(options.word_memory >= (1 << 20)) ||
+      fail("{} bytes for words: expected at least {}", options.word_memory, 1 << 20);
+  check(!files.empty()) || fail("no text to learn from: name at least one file");
   int64_t total = 0;
   for (const std::filesystem::path& file : files) {
     std::error_code unknown;
@@ -323,14 +323,15 @@ TrainedBpe train_bpe(std::span<const std::filesystem::path> files,
   }
   Counter counter(options, total);
   for (const std::filesystem::path& file : files) counter.read(file);
-  check(!options.progress || options.progress("reading", total, total),
-        "stopped while reading: there is no tokenizer yet");
-  check(!counter.counts().empty(), "the files hold no text: expected some words of UTF-8");
+  check(!options.progress || options.progress("reading", total, total)) ||
+      fail("stopped while reading: there is no tokenizer yet");
+  check(!counter.counts().empty()) || fail("the files hold no text: expected some words of UTF-8");
 
   Merger merger(counter.counts());
   while (merger.vocabulary() < options.vocabulary && merger.merge_next()) {
-    check(!options.progress || options.progress("merging", merger.vocabulary(), options.vocabulary),
-          "stopped while merging: there is no tokenizer yet");
+    check(!options.progress ||
+          options.progress("merging", merger.vocabulary(), options.vocabulary)) ||
+        fail("stopped while merging: there is no tokenizer yet");
   }
   return {write_json(merger), merger.vocabulary(), counter.bytes(),
           static_cast<int64_t>(counter.counts().size()), counter.dropped()};

@@ -91,10 +91,11 @@ ByteTrie::ByteTrie(std::vector<Entry> entries) {
             [](const Entry& a, const Entry& b) { return a.bytes < b.bytes; });
   for (size_t i = 0; i < entries.size(); ++i) {
     const Entry& entry = entries[i];
-    check(entry.id >= 0 && entry.id <= kLargestId, "token {}: expected ids from 0 to {}", entry.id,
-          kLargestId);
-    check(!entry.bytes.empty() && static_cast<int64_t>(entry.bytes.size()) <= kLongestEntry,
-          "token {} has {} bytes: expected 1 to {}", entry.id, entry.bytes.size(), kLongestEntry);
+    check(entry.id >= 0 && entry.id <= kLargestId) ||
+        fail("token {}: expected ids from 0 to {}", entry.id, kLargestId);
+    check(!entry.bytes.empty() && static_cast<int64_t>(entry.bytes.size()) <= kLongestEntry) ||
+        fail("token {} has {} bytes: expected 1 to {}", entry.id, entry.bytes.size(),
+             kLongestEntry);
     if (i > 0 && entries[i - 1].bytes == entry.bytes) {
       fail("tokens {} and {} have the same bytes: expected each string once",
            std::min(entries[i - 1].id, entry.id), std::max(entries[i - 1].id, entry.id));
@@ -130,9 +131,9 @@ ByteTrie::ByteTrie(std::vector<Entry> entries) {
     }
     if (labels.empty()) continue;  // base 0, where nothing matches
     begins.push_back(node.end);
-    check(static_cast<int64_t>(nodes.size() + labels.size()) <= kMostNodes,
-          "the vocabulary has more than {} different beginnings of tokens: it is too large",
-          kMostNodes);
+    check(static_cast<int64_t>(nodes.size() + labels.size()) <= kMostNodes) ||
+        fail("the vocabulary has more than {} different beginnings of tokens: it is too large",
+             kMostNodes);
     const int64_t base = places.take(labels);
     cells.resize(places.size());
     if (node.cell >= 0) {

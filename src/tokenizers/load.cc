@@ -42,9 +42,9 @@ std::string_view trimmed(std::string_view text) {
 }  // namespace
 
 std::unique_ptr<Tokenizer> parse_tokenizer(std::string_view definition, std::string_view source) {
-  check(static_cast<int64_t>(definition.size()) <= kLargestFile,
-        "'{}' has {} bytes: expected a tokenizer of at most {}", source, definition.size(),
-        kLargestFile);
+  check(static_cast<int64_t>(definition.size()) <= kLargestFile) ||
+      fail("'{}' has {} bytes: expected a tokenizer of at most {}", source, definition.size(),
+           kLargestFile);
   const std::string_view text = trimmed(definition);
   if (text == ByteTokenizer::kName) return std::make_unique<ByteTokenizer>();
   const char first = text.empty() ? '\0' : text.front();

@@ -27,7 +27,7 @@ std::string message_of(int code) {
 pcre2_match_context* limits() {
   static pcre2_match_context* const context = [] {
     pcre2_match_context* made = pcre2_match_context_create(nullptr);
-    check(made != nullptr, "out of memory");
+    check(made != nullptr) || fail("out of memory");
     pcre2_set_match_limit(made, kMostSteps);
     pcre2_set_depth_limit(made, kMostSteps);
     pcre2_set_heap_limit(made, kMostMemory);
@@ -39,11 +39,11 @@ pcre2_match_context* limits() {
 }  // namespace
 
 Regex::Regex(std::string_view pattern, bool literal) {
-  check(static_cast<int64_t>(pattern.size()) <= kLongestPattern,
-        "an expression has {} bytes: expected at most {}", pattern.size(), kLongestPattern);
+  check(static_cast<int64_t>(pattern.size()) <= kLongestPattern) ||
+      fail("an expression has {} bytes: expected at most {}", pattern.size(), kLongestPattern);
   const std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(
       pcre2_compile_context_create(nullptr), &pcre2_compile_context_free);
-  check(context != nullptr, "out of memory");
+  check(context != nullptr) || fail("out of memory");
   pcre2_set_parens_nest_limit(context.get(), kDeepestPattern);
   int error = 0;
   PCRE2_SIZE place = 0;
@@ -51,8 +51,8 @@ Regex::Regex(std::string_view pattern, bool literal) {
       pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                     PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C),
                     &error, &place, context.get());
-  check(code != nullptr, "the expression '{}' cannot be read at byte {}: {}", pattern, place,
-        message_of(error));
+  check(code != nullptr) ||
+      fail("the expression '{}' cannot be read at byte {}: {}", pattern, place, message_of(error));
   code_ = std::shared_ptr<const void>(code, [](const void* made) {
     pcre2_code_free(static_cast<pcre2_code*>(const_cast<void*>(made)));
   });
@@ -64,7 +64,7 @@ Regex::Matches::Matches(const Regex& regex, std::string_view text)
     : regex_(regex), text_(text), match_(pcre2_match_data_create(1, nullptr), [](void* made) {
         pcre2_match_data_free(static_cast<pcre2_match_data*>(made));
       }) {
-  check(match_ != nullptr, "out of memory");
+  check(match_ != nullptr) || fail("out of memory");
 }
 
 std::optional<Regex::Matches::Range> Regex::Matches::next() {
@@ -83,10 +83,10 @@ std::optional<Regex::Matches::Range> Regex::Matches::next() {
     at_ = size + 1;
     return std::nullopt;
   }
-  check(result >= 0,
-        "the tokenizer's expression for splitting gave up at byte {} of a text ({}): it needs too "
-        "much time or memory there",
-        at_, message_of(result));
+  check(result >= 0) || fail(
+                            "the tokenizer's expression for splitting gave up at byte {} of a text "
+                            "({}): it needs too much time or memory there",
+                            at_, message_of(result));
   const PCRE2_SIZE* place = pcre2_get_ovector_pointer(match);
   // \K in a lookahead may put the beginning behind the end, or before what was searched.
   const int64_t end = std::max(static_cast<int64_t>(place[1]), at_);

@@ -118,8 +118,8 @@ void append_composed(std::string_view part, std::string& text) {
     std::array<utf8proc_int32_t, 32> parts{};
     const utf8proc_ssize_t count =
         utf8proc_decompose_char(code, parts.data(), parts.size(), kDecompose, nullptr);
-    check(count >= 0 && count <= static_cast<utf8proc_ssize_t>(parts.size()),
-          "cannot bring U+{:04X} to normal form C", code);
+    check(count >= 0 && count <= static_cast<utf8proc_ssize_t>(parts.size())) ||
+        fail("cannot bring U+{:04X} to normal form C", code);
     codes.insert(codes.end(), parts.begin(), parts.begin() + count);
   }
   const auto combining = [](utf8proc_int32_t code) {
@@ -139,8 +139,8 @@ void append_composed(std::string_view part, std::string& text) {
   }
   const utf8proc_ssize_t length =
       utf8proc_normalize_utf32(codes.data(), static_cast<utf8proc_ssize_t>(codes.size()), kCompose);
-  check(length >= 0, "cannot bring {} bytes of text to normal form C: {}", part.size(),
-        utf8proc_errmsg(length));
+  check(length >= 0) || fail("cannot bring {} bytes of text to normal form C: {}", part.size(),
+                             utf8proc_errmsg(length));
   for (utf8proc_ssize_t i = 0; i < length; ++i) append_utf8(static_cast<uint32_t>(codes[i]), text);
 }
 

@@ -108,20 +108,21 @@ std::vector<Token> read_lines(std::string_view text, std::string_view source) {
     text.remove_prefix(std::min(length + 1, text.size()));
     if (line.ends_with('\r')) line.remove_suffix(1);
     const size_t first = line.find(' '), last = line.rfind(' ');
-    check(first != std::string_view::npos && first < last,
-          "line {} of '{}' is '{}': expected ID LITERAL LENGTH, such as 258 '\\t\\n' 2", number,
-          source, excerpt(line));
+    check(first != std::string_view::npos && first < last) ||
+        fail("line {} of '{}' is '{}': expected ID LITERAL LENGTH, such as 258 '\\t\\n' 2", number,
+             source, excerpt(line));
     const std::optional<int64_t> id = parse_number(line.substr(0, first));
     const std::optional<int64_t> bytes = parse_number(line.substr(last + 1));
     std::optional<std::string> literal = parse_literal(line.substr(first + 1, last - first - 1));
-    check(id && bytes && literal,
-          "line {} of '{}' is '{}': expected an id, a Python literal such as '\\t\\n' or b'\\xff', "
-          "and its length",
-          number, source, excerpt(line));
-    check(static_cast<int64_t>(literal->size()) == *bytes,
-          "line {} of '{}' claims {} bytes, its literal has {}: the file is damaged, copy or "
-          "download it again",
-          number, source, *bytes, literal->size());
+    check(id && bytes && literal) || fail(
+                                         "line {} of '{}' is '{}': expected an id, a Python "
+                                         "literal such as '\\t\\n' or b'\\xff', and its length",
+                                         number, source, excerpt(line));
+    check(static_cast<int64_t>(literal->size()) == *bytes) ||
+        fail(
+            "line {} of '{}' claims {} bytes, its literal has {}: the file is damaged, copy or "
+            "download it again",
+            number, source, *bytes, literal->size());
     tokens.push_back({*id, std::move(*literal)});
   }
   return tokens;
@@ -129,22 +130,23 @@ std::vector<Token> read_lines(std::string_view text, std::string_view source) {
 
 std::vector<Token> read_json(std::string_view text, std::string_view source) {
   const nlohmann::json json = parse_json_text(text, kDeepestJson, fmt::format("'{}'", source));
-  check(json.is_object(), "'{}' is JSON, but no object of ids and strings", source);
+  check(json.is_object()) || fail("'{}' is JSON, but no object of ids and strings", source);
   std::vector<Token> tokens;
   for (const auto& [key, value] : json.items()) {
     const std::optional<int64_t> id = parse_number(key);
-    check(id.has_value(), "'{}' has the key '{}': expected token ids, or a tokenizer.json", source,
-          excerpt(key));
+    check(id.has_value()) || fail("'{}' has the key '{}': expected token ids, or a tokenizer.json",
+                                  source, excerpt(key));
     if (value.is_string()) {
       tokens.push_back({*id, value.get<std::string>()});
       continue;
     }
-    check(value.is_array(), "token {} of '{}' is neither a string nor a list of bytes", *id,
-          source);
+    check(value.is_array()) ||
+        fail("token {} of '{}' is neither a string nor a list of bytes", *id, source);
     std::string bytes;
     for (const nlohmann::json& byte : value) {
-      check(byte.is_number_unsigned() && byte.get<uint64_t>() < 256,
-            "token {} of '{}' has {} among its bytes: expected 0 to 255", *id, source, byte.dump());
+      check(byte.is_number_unsigned() && byte.get<uint64_t>() < 256) ||
+          fail("token {} of '{}' has {} among its bytes: expected 0 to 255", *id, source,
+               byte.dump());
       bytes += static_cast<char>(byte.get<uint64_t>());
     }
     tokens.push_back({*id, std::move(bytes)});
@@ -157,9 +159,9 @@ std::vector<Token> read_json(std::string_view text, std::string_view source) {
 WorldTokenizer::WorldTokenizer(std::string definition, std::string_view source)
     : definition_(std::move(definition)) {
   const int64_t valid = valid_utf8_prefix(definition_);
-  check(valid == static_cast<int64_t>(definition_.size()),
-        "'{}' is no UTF-8 text (at byte {}): the file is damaged, copy or download it again",
-        source, valid);
+  check(valid == static_cast<int64_t>(definition_.size())) ||
+      fail("'{}' is no UTF-8 text (at byte {}): the file is damaged, copy or download it again",
+           source, valid);
   std::vector<Token> tokens = definition_.starts_with('{') ? read_json(definition_, source)
                                                            : read_lines(definition_, source);
   const auto by_id = [](const Token& a, const Token& b) { return a.id < b.id; };
@@ -169,14 +171,14 @@ WorldTokenizer::WorldTokenizer(std::string definition, std::string_view source)
   // millions are refused.
   const int64_t count = static_cast<int64_t>(tokens.size());
   const int64_t largest = tokens.empty() ? 0 : tokens.back().id;
-  check(largest <= std::min(2 * count + 65536, ByteTrie::kLargestId),
-        "'{}' has {} tokens and the id {}: expected ids that are about as many as the tokens",
-        source, count, largest);
+  check(largest <= std::min(2 * count + 65536, ByteTrie::kLargestId)) ||
+      fail("'{}' has {} tokens and the id {}: expected ids that are about as many as the tokens",
+           source, count, largest);
   std::array<bool, 256> single{};
   offsets_.reserve(largest + 2);
   for (const Token& token : tokens) {
-    check(static_cast<int64_t>(offsets_.size()) <= token.id,
-          "'{}' has the token {} twice: expected each id once", source, token.id);
+    check(static_cast<int64_t>(offsets_.size()) <= token.id) ||
+        fail("'{}' has the token {} twice: expected each id once", source, token.id);
     while (static_cast<int64_t>(offsets_.size()) <= token.id) {
       offsets_.push_back(static_cast<int64_t>(bytes_.size()));
     }
@@ -185,10 +187,11 @@ WorldTokenizer::WorldTokenizer(std::string definition, std::string_view source)
   }
   offsets_.push_back(static_cast<int64_t>(bytes_.size()));
   const auto missing = std::find(single.begin(), single.end(), false);
-  check(missing == single.end(),
-        "'{}' has no token for the single byte {}: expected all 256, so that any text can be "
-        "encoded; is this an RWKV World vocabulary?",
-        source, missing - single.begin());
+  check(missing == single.end()) ||
+      fail(
+          "'{}' has no token for the single byte {}: expected all 256, so that any text can be "
+          "encoded; is this an RWKV World vocabulary?",
+          source, missing - single.begin());
   std::vector<ByteTrie::Entry> entries;
   entries.reserve(tokens.size());
   for (const Token& token : tokens) {
@@ -214,10 +217,10 @@ void WorldTokenizer::encode_to(std::string_view text, std::vector<int32_t>& ids)
 }
 
 std::string_view WorldTokenizer::bytes_of(int32_t id) const {
-  check(id >= 0 && id < vocab_size(),
-        "token {} is not one of the World vocabulary: expected 0 to {}; is this the model's "
-        "tokenizer?",
-        id, vocab_size() - 1);
+  check(id >= 0 && id < vocab_size()) || fail(
+                                             "token {} is not one of the World vocabulary: "
+                                             "expected 0 to {}; is this the model's tokenizer?",
+                                             id, vocab_size() - 1);
   return std::string_view(bytes_).substr(offsets_[id], offsets_[id + 1] - offsets_[id]);
 }
 

@@ -3,13 +3,17 @@
 #include <algorithm>
 #include <cstring>
 
-#include "io/hash.h"
+#include "checkpoints/find.h"
+#include "checkpoints/load.h"
 #include "formats/safetensors.h"
+#include "formats/tensor_source.h"
+#include "io/hash.h"
+#include "models/load.h"
 
 namespace rookery {
 namespace {
 
-constexpr std::string_view kPrefix = "checkpoint-", kSuffix = ".safetensors";
+constexpr int64_t kFormat = 2;
 constexpr std::string_view kFirstMoment = "optimizer.m.", kSecondMoment = "optimizer.v.";
 
 StoredTensor stored(std::string name, const TensorView& view) {
@@ -23,7 +27,7 @@ StoredTensor stored(std::string name, const TensorView& view) {
 
 nlohmann::json describe(const Model& model, const RunState& run) {
   const ModelConfig& config = model.config();
-  return {{"format", 1},
+  return {{"format", kFormat},
           {"generation", config.generation},
           {"tokenizer", run.tokenizer},
           {"step", run.step},
@@ -55,10 +59,11 @@ std::map<std::string, std::string> metadata_of(const Model& model, const RunStat
 
 void copy_tensor(const TensorSource& source, const std::string& name, const TensorView& to) {
   const StoredTensor* from = source.find(name);
-  check(from != nullptr, "it lacks '{}': is it a checkpoint of training, and complete?", name);
-  check(from->dtype == DType::kF32 && from->shape.count() == to.count(),
-        "'{}' is {} {}, expected f32 {}", name, name_of(from->dtype), from->shape.to_string(),
-        to.shape.to_string());
+  check(from != nullptr) ||
+      fail("it lacks '{}': is it a checkpoint of training, and complete?", name);
+  check(from->dtype == DType::kF32 && from->shape.count() == to.count()) ||
+      fail("'{}' is {} {}, expected f32 {}", name, name_of(from->dtype), from->shape.to_string(),
+           to.shape.to_string());
   TensorReader reader;
   copy_bytes(to.data, reader.read(*from), to.bytes());
 }
@@ -66,35 +71,31 @@ void copy_tensor(const TensorSource& source, const std::string& name, const Tens
 }  // namespace
 
 nlohmann::json to_json(const TrainOptions& o) {
-  nlohmann::json json = {{"context", o.context},
-                         {"batch", o.batch},
-                         {"accumulation", o.accumulation},
-                         {"products", name_of(o.products)},
-                         {"gradient_checkpointing", o.gradient_checkpointing},
-                         {"reset_documents", o.reset_documents},
-                         {"dropout", o.dropout},
-                         {"l2wrap", o.l2wrap},
-                         {"seed", o.seed},
-                         {"validation_fraction", o.validation_fraction},
-                         {"schedule",
-                          {{"kind", name_of(o.schedule.kind)},
-                           {"rate", o.schedule.rate},
-                           {"final_rate", o.schedule.final_rate},
-                           {"warmup_steps", o.schedule.warmup_steps},
-                           {"total_steps", o.schedule.total_steps},
-                           {"constant_steps", o.schedule.constant_steps}}},
-                         {"optimizer",
-                          {{"beta1", o.optimizer.beta1},
-                           {"beta2", o.optimizer.beta2},
-                           {"epsilon", o.optimizer.epsilon},
-                           {"weight_decay", o.optimizer.weight_decay},
-                           {"clip", o.optimizer.clip}}}};
-  // Only if it is another order than that of checkpoints which do not know any: their hash stays.
-  if (o.order != WindowOrder::kShuffled) {
-    json["order"] = name_of(o.order);
-    json["magic_prime"] = o.magic_prime;
-  }
-  return json;
+  return {{"context", o.context},
+          {"batch", o.batch},
+          {"accumulation", o.accumulation},
+          {"products", name_of(o.products)},
+          {"gradient_checkpointing", o.gradient_checkpointing},
+          {"reset_documents", o.reset_documents},
+          {"dropout", o.dropout},
+          {"l2wrap", o.l2wrap},
+          {"seed", o.seed},
+          {"validation_fraction", o.validation_fraction},
+          {"order", name_of(o.order)},
+          {"magic_prime", o.magic_prime},
+          {"schedule",
+           {{"kind", name_of(o.schedule.kind)},
+            {"rate", o.schedule.rate},
+            {"final_rate", o.schedule.final_rate},
+            {"warmup_steps", o.schedule.warmup_steps},
+            {"total_steps", o.schedule.total_steps},
+            {"constant_steps", o.schedule.constant_steps}}},
+          {"optimizer",
+           {{"beta1", o.optimizer.beta1},
+            {"beta2", o.optimizer.beta2},
+            {"epsilon", o.optimizer.epsilon},
+            {"weight_decay", o.optimizer.weight_decay},
+            {"clip", o.optimizer.clip}}}};
 }
 
 TrainOptions train_options_from_json(const nlohmann::json& json) {
@@ -110,10 +111,8 @@ TrainOptions train_options_from_json(const nlohmann::json& json) {
     json.at("l2wrap").get_to(o.l2wrap);
     json.at("seed").get_to(o.seed);
     json.at("validation_fraction").get_to(o.validation_fraction);
-    if (json.contains("order")) {
-      o.order = parse_window_order(json.at("order").get<std::string>());
-      json.at("magic_prime").get_to(o.magic_prime);
-    }
+    o.order = parse_window_order(json.at("order").get<std::string>());
+    json.at("magic_prime").get_to(o.magic_prime);
     const auto& schedule = json.at("schedule");
     o.schedule.kind = parse_schedule_kind(schedule.at("kind").get<std::string>());
     schedule.at("rate").get_to(o.schedule.rate);
@@ -145,42 +144,6 @@ uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& optio
                               {"norm_epsilon", config.norm_epsilon},
                               {"options", to_json(options)}};
   return hash_bytes(all.dump());
-}
-
-std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64_t step) {
-  return folder / fmt::format("{}{:08}{}", kPrefix, step, kSuffix);
-}
-
-int64_t step_of_checkpoint(const std::filesystem::path& path) {
-  const std::string name = path.filename().string();
-  if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) return -1;
-  const std::string number =
-      name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffix.size());
-  const bool digits = number.find_first_not_of("0123456789") == std::string::npos;
-  return digits && !number.empty() && number.size() <= 18 ? std::stoll(number) : -1;
-}
-
-int64_t step_of_model(const std::filesystem::path& path) {
-  const TensorSource source = open_checkpoint(path);
-  const auto metadata = source.metadata.find("rookery");
-  if (metadata == source.metadata.end()) return 0;
-  const nlohmann::json json = nlohmann::json::parse(metadata->second, nullptr, false);
-  return json.is_object() && json.contains("step") && json["step"].is_number_integer()
-             ? json["step"].get<int64_t>()
-             : 0;
-}
-
-std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder) {
-  std::vector<std::pair<int64_t, std::filesystem::path>> found;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const int64_t step = step_of_checkpoint(entry.path());
-    if (step >= 0) found.emplace_back(step, entry.path());
-  }
-  std::sort(found.begin(), found.end());
-  std::vector<std::filesystem::path> paths;
-  for (auto& [step, path] : found) paths.push_back(std::move(path));
-  return paths;
 }
 
 std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const Trainer& trainer,
@@ -223,8 +186,14 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
   try {
     const TensorSource source = open_checkpoint(path);
     const auto metadata = source.metadata.find("rookery");
-    check(metadata != source.metadata.end(), "it holds no state of training");
+    check(metadata != source.metadata.end()) || fail("it holds no state of training");
     const nlohmann::json json = nlohmann::json::parse(metadata->second);
+    const int64_t format = json.at("format").get<int64_t>();
+    check(format == kFormat) ||
+        fail(
+            "it has version {} of the format of checkpoints, this program reads version {}: begin "
+            "a new run with its weights (--model), or resume with the program that wrote it",
+            format, kFormat);
     RunState& run = resumed.run;
     run.options = train_options_from_json(json.at("options"));
     json.at("step").get_to(run.step);
@@ -232,23 +201,18 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     json.at("tokenizer").get_to(run.tokenizer);
     json.at("data").at("files").get_to(run.data_files);
     json.at("data").at("hash").get_to(run.data_hash);
-    // Older checkpoints were trained on bytes, and held out of their own text only.
-    if (json.at("data").contains("validation_files")) {
-      json.at("data").at("validation_files").get_to(run.validation_files);
-    }
+    json.at("data").at("validation_files").get_to(run.validation_files);
     const auto definition = source.metadata.find("tokenizer");
-    run.tokenizer_definition = definition != source.metadata.end() ? definition->second
-                               : run.tokenizer == "bytes"          ? "bytes"
-                                                                   : "";
+    run.tokenizer_definition = definition != source.metadata.end() ? definition->second : "";
     json.at("checkpoint_every").get_to(run.checkpoint_every);
     json.at("keep").get_to(run.keep);
     json.at("validate_every").get_to(run.validate_every);
     json.at("validation_loss").get_to(run.validation_loss);
-    check(run.step >= 0, "its step is {}", run.step);
-    Model model = Model::from_tensors(model_tensors(source), MatrixType::kF32, source.norm_epsilon);
+    check(run.step >= 0) || fail("its step is {}", run.step);
+    Model model = model_from_tensors(model_tensors(source), MatrixType::kF32, source.norm_epsilon);
     check(json.at("configuration_hash").get<uint64_t>() ==
-              configuration_hash(model.config(), run.options),
-          "its weights do not belong to its training options");
+          configuration_hash(model.config(), run.options)) ||
+        fail("its weights do not belong to its training options");
     resumed.trainer = std::make_unique<Trainer>(std::move(model), run.options, pool, device);
     const auto parameters = resumed.trainer->model().parameters();
     for (size_t i = 0; i < parameters.size(); ++i) {
@@ -265,16 +229,6 @@ Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool, Dev
     fail("cannot resume from '{}': {}", path.string(), error.what());
   }
   return resumed;
-}
-
-std::vector<NamedTensor> model_tensors(const TensorSource& source) {
-  std::vector<NamedTensor> tensors;
-  for (const StoredTensor& tensor : source.tensors) {
-    if (tensor.name.starts_with("optimizer.")) continue;
-    tensors.push_back(
-        {tensor.name, {const_cast<void*>(tensor.data), tensor.dtype, tensor.shape}, tensor.make});
-  }
-  return tensors;
 }
 
 }  // namespace rookery

@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "formats/tensor_source.h"
 #include "training/trainer.h"
 
 namespace rookery {
@@ -35,16 +34,6 @@ TrainOptions train_options_from_json(const nlohmann::json& json);
 // hash make the same numbers.
 uint64_t configuration_hash(const ModelConfig& config, const TrainOptions& options);
 
-// <folder>/checkpoint-00001000.safetensors
-std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64_t step);
-// Of a run's folder, oldest first; none if the folder is not there.
-std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& folder);
-
-// The step in a checkpoint's name (-1: it is none), and the one a model of save_model was written
-// at (0 if it says none).
-int64_t step_of_checkpoint(const std::filesystem::path& path);
-int64_t step_of_model(const std::filesystem::path& path);
-
 // Writes the checkpoint of the trainer's step, and then removes all but the last `keep` (0: none is
 // removed). Returns its path.
 std::filesystem::path save_checkpoint(const std::filesystem::path& folder, const Trainer& trainer,
@@ -59,8 +48,5 @@ struct Resumed {
 // Throws Error when the file is no whole checkpoint of training.
 Resumed load_checkpoint(const std::filesystem::path& path, ThreadPool& pool,
                         Device device = Device::kCpu);
-
-// The tensors of a file that belong to a model: not those of an optimizer.
-std::vector<NamedTensor> model_tensors(const TensorSource& source);
 
 }  // namespace rookery

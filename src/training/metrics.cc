@@ -102,10 +102,10 @@ std::string lines_to_keep(const fs::path& path, int64_t last_step) {
   for (int64_t number = 1; std::getline(in, line); ++number) {
     const bool torn = in.eof();  // the last line, without its end
     const std::optional<int64_t> step = torn ? std::nullopt : step_of(line);
-    check(step || torn,
-          "line {} of '{}' is not a record of a step: expected a JSON object with an integer "
-          "\"step\"; remove the line, or move the file away",
-          number, path.string());
+    check(step || torn) || fail(
+                               "line {} of '{}' is not a record of a step: expected a JSON object "
+                               "with an integer \"step\"; remove the line, or move the file away",
+                               number, path.string());
     if (step && *step <= last_step) kept += line + '\n';
   }
   return kept;
@@ -121,8 +121,8 @@ uint32_t crc32c(std::string_view bytes) {
 }
 
 MetricsLog::MetricsLog(const fs::path& folder, int64_t last_step) {
-  check(last_step >= kNewRun, "a run cannot be resumed after step {}: expected 0 or more",
-        last_step);
+  check(last_step >= kNewRun) ||
+      fail("a run cannot be resumed after step {}: expected 0 or more", last_step);
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) fail_to("create", folder, error.value());

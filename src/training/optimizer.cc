@@ -18,8 +18,9 @@ Optimizer::Optimizer(const Model& model, const OptimizerOptions& options)
   auto* next = static_cast<float*>(memory_.data());
   for (std::vector<TensorView>* views : {&gradients_, &m_, &v_}) {
     for (const Parameter& parameter : model.parameters()) {
-      check(parameter.value.dtype == DType::kF32, "training needs float32 masters, '{}' is {}",
-            parameter.spec.name, name_of(parameter.value.dtype));
+      check(parameter.value.dtype == DType::kF32) ||
+          fail("training needs float32 masters, '{}' is {}", parameter.spec.name,
+               name_of(parameter.value.dtype));
       views->push_back({next, DType::kF32, parameter.value.shape});
       next += room(parameter);
     }

@@ -40,30 +40,33 @@ ScheduleKind parse_schedule_kind(std::string_view text) {
 }
 
 void validate(const ScheduleOptions& options) {
-  check(options.rate > 0 && std::isfinite(options.rate),
-        "the learning rate is {}: expected a positive number, for example 6e-4", options.rate);
-  check(options.warmup_steps >= 0, "the warm-up is {} steps: expected 0 or more",
-        options.warmup_steps);
+  check(options.rate > 0 && std::isfinite(options.rate)) ||
+      fail("the learning rate is {}: expected a positive number, for example 6e-4", options.rate);
+  check(options.warmup_steps >= 0) ||
+      fail("the warm-up is {} steps: expected 0 or more", options.warmup_steps);
   if (options.kind == ScheduleKind::kConstant) return;
 
   const bool exponential = options.kind == ScheduleKind::kConstantThenExponential;
-  check(options.final_rate >= 0 && std::isfinite(options.final_rate),
-        "the final learning rate is {}: expected 0 or more, for example 6e-5", options.final_rate);
-  check(!exponential || options.final_rate > 0,
-        "the final learning rate is 0, which no exponential decay reaches: give a positive one or "
-        "use the cosine schedule");
-  check(options.constant_steps >= 0, "the constant phase is {} steps: expected 0 or more",
-        options.constant_steps);
-  check(steps_before_decay(options) < options.total_steps,
-        "the run has {} steps, of which {} come before the learning rate decays: expected fewer "
-        "than all; train longer, shorten the warm-up or the constant phase, or use the constant "
-        "schedule",
-        options.total_steps, steps_before_decay(options));
+  check(options.final_rate >= 0 && std::isfinite(options.final_rate)) ||
+      fail("the final learning rate is {}: expected 0 or more, for example 6e-5",
+           options.final_rate);
+  check(!exponential || options.final_rate > 0) ||
+      fail(
+          "the final learning rate is 0, which no exponential decay reaches: give a positive one "
+          "or use the cosine schedule");
+  check(options.constant_steps >= 0) ||
+      fail("the constant phase is {} steps: expected 0 or more", options.constant_steps);
+  check(steps_before_decay(options) < options.total_steps) ||
+      fail(
+          "the run has {} steps, of which {} come before the learning rate decays: expected fewer "
+          "than all; train longer, shorten the warm-up or the constant phase, or use the constant "
+          "schedule",
+          options.total_steps, steps_before_decay(options));
 }
 
 double learning_rate(const ScheduleOptions& options, int64_t step) {
   validate(options);
-  check(step >= 0, "there is no learning rate for step {}: expected 0 or more", step);
+  check(step >= 0) || fail("there is no learning rate for step {}: expected 0 or more", step);
 
   double rate = options.rate;
   if (options.kind != ScheduleKind::kConstant) {

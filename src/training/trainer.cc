@@ -41,26 +41,30 @@ DType activation_type(const TrainOptions& options, Device device) {
 
 void validate(const TrainOptions& o) {
   constexpr int64_t kMost = int64_t{1} << 31;
-  check(o.context > 0 && o.batch > 0 && o.accumulation > 0,
-        "context {}, batch {} and accumulation {} should all be at least 1", o.context, o.batch,
-        o.accumulation);
-  check(o.context < kMost && o.batch < kMost && o.context * o.batch < kMost,
-        "a micro-batch of {} windows of {} tokens is too large: at most 2^31 tokens", o.batch,
-        o.context);
-  check(o.products == DType::kF32 || o.products == DType::kBF16,
-        "training in {} is not possible: f32 or bf16", name_of(o.products));
-  check(o.dropout >= 0 && o.dropout < 1, "dropout {} should be at least 0 and below 1", o.dropout);
-  check(o.l2wrap >= 0 && std::isfinite(o.l2wrap), "l2wrap {} should not be negative", o.l2wrap);
-  check(o.validation_fraction >= 0 && o.validation_fraction < 1,
-        "validation fraction {} should be at least 0 and below 1", o.validation_fraction);
+  check(o.context > 0 && o.batch > 0 && o.accumulation > 0) ||
+      fail("context {}, batch {} and accumulation {} should all be at least 1", o.context, o.batch,
+           o.accumulation);
+  check(o.context < kMost && o.batch < kMost && o.context * o.batch < kMost) ||
+      fail("a micro-batch of {} windows of {} tokens is too large: at most 2^31 tokens", o.batch,
+           o.context);
+  check(o.products == DType::kF32 || o.products == DType::kBF16) ||
+      fail("training in {} is not possible: f32 or bf16", name_of(o.products));
+  check(o.dropout >= 0 && o.dropout < 1) ||
+      fail("dropout {} should be at least 0 and below 1", o.dropout);
+  check(o.l2wrap >= 0 && std::isfinite(o.l2wrap)) ||
+      fail("l2wrap {} should not be negative", o.l2wrap);
+  check(o.validation_fraction >= 0 && o.validation_fraction < 1) ||
+      fail("validation fraction {} should be at least 0 and below 1", o.validation_fraction);
   check(o.optimizer.beta1 >= 0 && o.optimizer.beta1 < 1 && o.optimizer.beta2 >= 0 &&
-            o.optimizer.beta2 < 1,
-        "betas {} and {} should be at least 0 and below 1", o.optimizer.beta1, o.optimizer.beta2);
-  check(o.optimizer.epsilon > 0, "Adam's epsilon {} should be positive", o.optimizer.epsilon);
-  check(o.optimizer.weight_decay >= 0 && o.optimizer.clip >= 0,
-        "weight decay {} and clip {} should not be negative", o.optimizer.weight_decay,
-        o.optimizer.clip);
-  check(o.magic_prime >= 0, "the magic prime {} should not be negative", o.magic_prime);
+        o.optimizer.beta2 < 1) ||
+      fail("betas {} and {} should be at least 0 and below 1", o.optimizer.beta1,
+           o.optimizer.beta2);
+  check(o.optimizer.epsilon > 0) ||
+      fail("Adam's epsilon {} should be positive", o.optimizer.epsilon);
+  check(o.optimizer.weight_decay >= 0 && o.optimizer.clip >= 0) ||
+      fail("weight decay {} and clip {} should not be negative", o.optimizer.weight_decay,
+           o.optimizer.clip);
+  check(o.magic_prime >= 0) || fail("the magic prime {} should not be negative", o.magic_prime);
   validate(o.schedule);
 }
 
@@ -88,20 +92,20 @@ int64_t batch_that_fits(const ModelConfig& config, TrainOptions options, ThreadP
 }
 
 void check_memory(const MemoryPlan& plan, const ModelConfig& config, TrainOptions options,
-                  ThreadPool& pool) {
-  const int64_t free = cuda::free_memory();
+                  ThreadPool& pool, Device device) {
+  const int64_t free = cuda::Device::get(device.gpu).free_memory();
   if (plan.total() <= free) return;
   const auto gigabytes = [](int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
   std::string advice;
-  if (const int64_t batch = batch_that_fits(config, options, pool, Device::kCuda, free)) {
+  if (const int64_t batch = batch_that_fits(config, options, pool, device, free)) {
     advice = fmt::format("a batch of {} fits (--batch {} --accumulate {})", batch, batch,
                          (options.batch * options.accumulation + batch - 1) / batch);
   }
   if (!options.gradient_checkpointing) {
     options.gradient_checkpointing = true;
-    const bool whole = plan_memory(config, options, pool, Device::kCuda).total() <= free;
+    const bool whole = plan_memory(config, options, pool, device).total() <= free;
     const int64_t batch =
-        whole ? options.batch : batch_that_fits(config, options, pool, Device::kCuda, free);
+        whole ? options.batch : batch_that_fits(config, options, pool, device, free);
     if (batch > 0) {
       advice += fmt::format("{}with --gradient-checkpointing a batch of {} fits",
                             advice.empty() ? "" : "; ", batch);
@@ -120,8 +124,8 @@ Trainer::Trainer(Model model, const TrainOptions& options, ThreadPool& pool, Dev
   const MemoryPlan plan = plan_memory(model.config(), options, pool, device);
   ctx_.use(device, activation_type(options, device));
   if (device == Device::kCuda) {
-    check_memory(plan, model.config(), options, pool);
-    model = model.on_gpu(DType::kF32);
+    check_memory(plan, model.config(), options, pool, device);
+    model = model.on_gpu(DType::kF32, device);
   }
   model_ = std::make_unique<Model>(std::move(model));
   model_->prepare_training(options.products == DType::kBF16);
@@ -158,22 +162,10 @@ void Trainer::update() {
 }
 
 template <class Work>
-void Trainer::run(cuda::Graph& graph, int64_t& runs, Work work) {
-  // The first run gets memory and opens libraries, which a recording may not do.
-  const bool plain = ctx_.device != Device::kCuda || ctx_.checker != nullptr ||
-                     ctx_.profile != nullptr || on_backward || runs++ == 0;
-  if (plain) return work();
-  if (!graph.recorded()) {
-    graph.begin();
-    try {
-      work();
-    } catch (...) {
-      graph.abandon();
-      throw;
-    }
-    graph.end();
-  }
-  graph.launch();
+void Trainer::run(cuda::Captured& captured, Work work) {
+  // Who wants to see each backward sees each.
+  if (on_backward) return work();
+  captured.run(ctx_, work);
 }
 
 StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
@@ -191,40 +183,39 @@ StepResult Trainer::step(std::span<const TrainingBatch> micro_batches) {
   const auto count = static_cast<int64_t>(micro_batches.size());
   const int64_t bytes = (count + 1) * static_cast<int64_t>(sizeof(double));
   if (results_.bytes() < bytes) {
-    results_ =
-        Memory(bytes, ctx_.device == Device::kCuda ? MemoryKind::kPinned : MemoryKind::kHost);
+    results_ = Memory(bytes, host_memory_of(ctx_.device));
   }
   Numbers& numbers = *numbers_.at<Numbers>(0);
   numbers.adamw = optimizer_->numbers(result.learning_rate, steps_done_ + 1);
   numbers.objective_gradient = static_cast<float>(1.0 / static_cast<double>(targets));
   for (int64_t i = 0; i < count; ++i) {
-    if (i > 0 && ctx_.device == Device::kCuda) cuda::synchronize();  // it reads the batch before
+    if (i > 0) ctx_.wait();  // a GPU reads the numbers of the micro-batch before
     // Each micro-batch of each step has random numbers of its own, and a replay has the same. The
     // high bit keeps them apart from the loader's.
     numbers.random_base = uint64_t{1} << 62 | static_cast<uint64_t>(steps_done_ * count + i) << 16;
     fill(micro_batches[i], options_.context, batch_);
-    if (placed_.stage(batch_, model_->config().vocabulary, ctx_.device)) {
-      for (int g : {0, 1}) graphs_[g].reset(), runs_[g] = 0;
+    if (placed_.stage(batch_, model_->config().vocabulary, ctx_)) {
+      for (int g : {0, 1}) captured_[g].reset();
     }
-    placed_.send();
-    numbers_.send(sizeof(Numbers));
-    const int g = i > 0 ? 1 : 0;
-    run(graphs_[g], runs_[g], [&] { compute_gradients(i > 0); });
+    placed_.send(ctx_);
+    numbers_.send(ctx_, sizeof(Numbers));
+    run(captured_[i > 0 ? 1 : 0], [&] { compute_gradients(i > 0); });
     ctx_.copy(this->result<double>(i), loss_sum_.data, sizeof(double));
   }
-  run(graphs_[2], runs_[2], [&] { update(); });
+  run(captured_[2], [&] { update(); });
   ctx_.copy(this->result<double>(count), norm_.data, sizeof(double));
-  if (ctx_.device == Device::kCuda) cuda::synchronize();
+  ctx_.wait();
   for (int64_t i = 0; i < count; ++i) {
     result.loss += *this->result<double>(i) / static_cast<double>(targets);
   }
   result.gradient_norm = *this->result<double>(count);
-  check(std::isfinite(result.loss), "the loss is {} at step {}: lower the learning rate",
-        result.loss, steps_done_ + 1);
-  check(std::isfinite(result.gradient_norm),
-        "the gradient is not finite at step {} (norm {}): lower the learning rate or clip more; "
-        "the last checkpoint is whole",
-        steps_done_ + 1, result.gradient_norm);
+  check(std::isfinite(result.loss)) ||
+      fail("the loss is {} at step {}: lower the learning rate", result.loss, steps_done_ + 1);
+  check(std::isfinite(result.gradient_norm)) ||
+      fail(
+          "the gradient is not finite at step {} (norm {}): lower the learning rate or clip more; "
+          "the last checkpoint is whole",
+          steps_done_ + 1, result.gradient_norm);
   ++steps_done_;
   return result;
 }
@@ -237,10 +228,12 @@ double Trainer::evaluate(std::span<const TrainingBatch> batches) {
   double sum = 0, targets = 0;
   for (const TrainingBatch& batch : batches) {
     fill(batch, options_.context, batch_);
-    evaluated_.stage(batch_, model_->config().vocabulary, ctx_.device);
-    evaluated_.send();
+    evaluated_.stage(batch_, model_->config().vocabulary, ctx_);
+    evaluated_.send(ctx_);
     arena_.reset();
-    sum += element(loss_of(ctx_, *model_, evaluated_, 0, {}).loss_sum, 0);
+    const TensorView loss = loss_of(ctx_, *model_, evaluated_, 0, {}).loss_sum;
+    ctx_.wait();
+    sum += element(loss, 0);
     targets += static_cast<double>(std::count_if(batch.targets.begin(), batch.targets.end(),
                                                  [](int32_t t) { return t >= 0; }));
   }
@@ -279,7 +272,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const TrainOptions& options, T
   Batch batch;
   fill(one_window_each(options.batch, options.context), options.context, batch);
   PlacedBatch placed;
-  placed.stage(batch, config.vocabulary, Device::kMeta);
+  placed.stage(batch, config.vocabulary, ctx);
   loss_of(ctx, model, placed, static_cast<float>(options.dropout), {.l2wrap = options.l2wrap});
   tape.run_backward();
   plan.activations = arena.peak();

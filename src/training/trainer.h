@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/context.h"
+#include "core/cuda/captured.h"
 #include "data/loader.h"
 #include "models/model.h"
 #include "training/optimizer.h"
@@ -92,25 +93,23 @@ class Trainer {
   }
   void compute_gradients(bool accumulate);
   void update();
-  // Runs `work`, or, on a GPU from the third time on, the graph that was recorded of it.
   template <class Work>
-  void run(cuda::Graph& graph, int64_t& runs, Work work);
+  void run(cuda::Captured& captured, Work work);
 
   TrainOptions options_;
   std::unique_ptr<Model> model_;  // behind a pointer: the tape and the optimizer point into it
   std::unique_ptr<Optimizer> optimizer_;
   Arena arena_;
   Tape tape_;
-  Context ctx_;
   Batch batch_;
   PlacedBatch placed_, evaluated_;
   Mirror numbers_;
   Memory results_;
   TensorView loss_sum_, norm_;
   // Of a step's first micro-batch and the others, and of the update.
-  cuda::Graph graphs_[3];
-  int64_t runs_[3] = {};
+  cuda::Captured captured_[3];
   int64_t steps_done_ = 0;
+  Context ctx_;  // behind what its work uses
 };
 
 // Bytes by purpose, found by walking through one step without computing it.

@@ -13,6 +13,7 @@
 #include "io/file.h"
 #include "checking/operator_test.h"
 #include "formats/safetensors.h"
+#include "checkpoints/find.h"
 #include "inference/session.h"
 #include "training/checkpoint.h"
 
@@ -604,7 +605,7 @@ TEST_F(GpuTrainerTest, SaysWhatWouldFit) {
   options_.context = 1024;
   options_.batch = 4096;
   const ModelConfig config = make_config("4", 12, 768, 256);
-  const int64_t free = cuda::free_memory();
+  const int64_t free = cuda::Device::get(0).free_memory();
   if (plan_memory(config, options_, pool_, Device::kCuda).total() <= free) {
     GTEST_SKIP() << "SKIPPED: this GPU has room for all of it";
   }
@@ -675,23 +676,24 @@ TEST_F(TrainerTest, TheOrderAndTheTokenizerAreKept) {
             state.tokenizer_definition);
 }
 
-// Checkpoints from before there were orders and other tokenizers.
-TEST_F(TrainerTest, OlderCheckpointsLoad) {
+TEST_F(TrainerTest, RefusesCheckpointsOfAnotherFormat) {
   Trainer trainer = make_trainer();
   const auto path = save_checkpoint(folder_, trainer, {.options = options_, .step = 1});
   std::string bytes = read_text_file(path);
-  EXPECT_EQ(bytes.find("\\\"order\\\""), std::string::npos);  // so their hash has not changed
-  for (const std::string& key :
-       {std::string("\"tokenizer\":\"bytes\""), std::string("\\\"validation_files\\\"")}) {
-    const size_t at = bytes.find(key);
-    ASSERT_NE(at, std::string::npos) << key;
-    bytes[at + 3] = 'X';
+  const std::string format = "\\\"format\\\":2";
+  ASSERT_NE(bytes.find(format), std::string::npos);
+  bytes[bytes.find(format) + format.size() - 1] = '1';  // before there was XXH3
+  std::ofstream(folder_ / "other.safetensors", std::ios::binary) << bytes;
+  try {
+    load_checkpoint(folder_ / "other.safetensors", pool_);
+    ADD_FAILURE() << "it was loaded";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string_view(error.what())
+                  .find("it has version 1 of the format of checkpoints, this program reads version "
+                        "2: begin a new run with its weights"),
+              std::string_view::npos)
+        << error.what();
   }
-  std::ofstream(folder_ / "older.safetensors", std::ios::binary) << bytes;
-  const RunState run = load_checkpoint(folder_ / "older.safetensors", pool_).run;
-  EXPECT_EQ(run.options.order, WindowOrder::kShuffled);
-  EXPECT_EQ(run.tokenizer_definition, "bytes");
-  EXPECT_TRUE(run.validation_files.empty());
 }
 
 TEST_F(TrainerTest, RefusesOptionsThatDoNotFit) {

@@ -105,6 +105,7 @@ TEST_F(Chat, SameSeedSameAnswers) {
   const size_t at = told.err.find("seed ");
   ASSERT_NE(at, std::string::npos);
   const std::string seed = std::to_string(std::stoull(told.err.substr(at + 5)));
+  SCOPED_TRACE("seed " + seed);
   EXPECT_EQ(run({"chat", model_, "--max-tokens", "20", "--seed", seed}, input).out, told.out);
 }
 
@@ -157,7 +158,7 @@ TEST_F(Chat, Commands) {
                                           "top-p is 2",
                                           "no option 'x'",
                                           "expected NAME=VALUE",
-                                          "'x' is no whole",
+                                          "expected a whole number",
                                           "absent",
                                           "cannot name",
                                           "there is no command /sing"};

@@ -263,6 +263,7 @@ TEST_F(Cli, GenerateTellsItsSeed) {
   const size_t at = first.err.find("seed ");
   ASSERT_NE(at, std::string::npos) << first.err;
   const std::string seed = std::to_string(std::stoull(first.err.substr(at + 5)));
+  SCOPED_TRACE("seed " + seed);
   EXPECT_EQ(run({"generate", model, "-n", "30", "--seed", seed}).out, first.out);
   EXPECT_EQ(run({"generate", model, "-n", "30", "--seed", seed, "--quiet"}).err, "");
 }

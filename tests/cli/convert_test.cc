@@ -406,7 +406,7 @@ TEST_F(Convert, RefusesAndSaysWhy) {
   expect_refused({"convert", model, path("m.pth"), "--dtype", "f64"}, 2, "f64");
   for (const char* size : {"", "5", "0GB", "5TB", "-5GB", "99999999999999GB", "5 GB"}) {
     if (std::string(size) == "5") continue;
-    expect_refused({"convert", model, path("m"), "--shard-size", size}, 2, "is no size");
+    expect_refused({"convert", model, path("m"), "--shard-size", size}, 2, "invalid size");
   }
   for (const char* more : {"", "--force"}) {
     std::vector<std::string> same = {"convert", model, folder_.string() + "/./model.safetensors"};
@@ -415,7 +415,7 @@ TEST_F(Convert, RefusesAndSaysWhy) {
   }
   expect_refused(
       {"convert", model, path("m.pth"), "--dtype", "bf16", "--to", "hf", "--shard-size", "0"}, 2,
-      "is no size");
+      "invalid size");
   expect_converts({model, path("m.pth")});
   expect_refused({"convert", model, path("m.pth")}, 1, "exists already");
   expect_converts({model, path("m.pth"), "--force"});

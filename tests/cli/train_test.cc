@@ -6,6 +6,7 @@
 #include <map>
 #include <thread>
 
+#include "checking/test_seed.h"
 #include "core/random.h"
 #include "formats/tensor_source.h"
 #include "program_test.h"
@@ -111,7 +112,8 @@ TEST_F(TrainProgram, KilledRunsLoseNoMoreThanTheStepsSinceTheLastCheckpoint) {
   constexpr int64_t kEvery = 5;
   const auto first = small_run({"--steps", "1000000", "--checkpoint-every", std::to_string(kEvery),
                                 "--keep", "2", "--validate-every", "0"});
-  Random random(static_cast<uint64_t>(::getpid()));
+  const TestSeed seed;
+  Random random(seed.value());
   for (int round = 0; round < 8; ++round) {
     const int64_t before = round == 0 ? 0 : newest_checkpoint();
     const pid_t child = start_quietly(
@@ -399,7 +401,9 @@ TEST_F(TrainProgram, PreparingTakesLittleMemory) {
   EXPECT_EQ(large.at("tokens"), fs::file_size(path("large.txt")) + 1);
   const double more = large.at("peak_memory").get<double>() - small.at("peak_memory").get<double>();
   RecordProperty("more_bytes", std::to_string(more));
-  if (!kSanitized) EXPECT_LT(more, 64 << 20);
+  if (!kSanitized) {
+    EXPECT_LT(more, 64 << 20);
+  }
 }
 
 TEST_F(TrainProgram, PeakMemoryIsWhatTheDryRunSaid) {

@@ -18,8 +18,9 @@
 #include "formats/huggingface.h"
 #include "formats/state_file.h"
 #include "formats/tensor_source.h"
-#include "models/model.h"
+#include "models/load.h"
 #include "tokenizers/load.h"
+#include "checkpoints/load.h"
 #include "training/checkpoint.h"
 
 namespace rookery {
@@ -58,7 +59,7 @@ void read_tensors(const TensorSource& source) {
     touch(
         {static_cast<const std::byte*>(reader.read(tensor)), static_cast<size_t>(tensor.bytes())});
   }
-  Model::from_tensors(model_tensors(source), MatrixType::kF32);
+  model_from_tensors(model_tensors(source), MatrixType::kF32);
 }
 
 void read_checkpoint(std::span<const std::byte> bytes) {
@@ -126,7 +127,7 @@ void read_tokenizer(std::span<const std::byte> bytes) {
 
 // The index after its length in four bytes, then the tokens.
 void read_binidx(std::span<const std::byte> bytes) {
-  check(bytes.size() > 4, "expected the length of the index");
+  check(bytes.size() > 4) || fail("expected the length of the index");
   const size_t size = std::min<size_t>(load_at<uint32_t>(bytes, 0), bytes.size() - 4);
   const InMemoryFile idx(bytes.subspan(4, size)), bin(bytes.subspan(4 + size));
   const TemporaryFolder folder;

@@ -88,57 +88,80 @@ class Arrivals {
 
 #endif
 
-// How many clusters of each size, from 1 on, run at the same time: of a kernel with so many
-// threads, and as much dynamic shared memory when in a cluster. 0 for sizes that the GPU does not
-// have.
-template <class... Parameters>
-std::array<int, kLargestCluster + 1> clusters_at_once(void (*kernel)(Parameters...), int threads,
-                                                      int64_t bytes) {
-  std::array<int, kLargestCluster + 1> clusters{};
-  if (device_info().major < 9) return clusters;
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(bytes)),
-             "clusters");
-  for (int size = 1; size <= kLargestCluster; ++size) {
+// What blocks tell each other in a round: a Part of each. Twice, because a warp may be in the next
+// round while another still reads that of this one. In shared memory.
+template <class Part>
+struct ClusterParts {
+  Part of_block[2][kLargestCluster];
+  Arrivals arrivals[2];
+
+  // By all threads, before the first round.
+  __device__ void init(const Cluster& cluster) {
+    if (cluster.size == 1) return;
+    if (threadIdx.x == 0) arrivals[0].init(), arrivals[1].init();
+    cluster.meet();
+  }
+};
+
+// How many clusters of each size, from 1 on, run at the same time; 0 for sizes that the GPU does
+// not have.
+using ClusterCounts = std::array<int, kLargestCluster + 1>;
+
+// A kernel of kThreads threads whose blocks may form clusters along y of the grid. It needs kAlone
+// bytes of dynamic shared memory where a block is by itself, kTogether in a cluster. Kept by a
+// stream (Stream::kept), so that each GPU is asked once; the kernel is allowed its memory once,
+// too, because another host thread may be launching it.
+template <auto kKernel, int kThreads, int64_t kAlone, int64_t kTogether>
+class ClusterKernel {
+ public:
+  explicit ClusterKernel(const Stream& stream) {
+    stream.device().make_current();
+    const bool has_clusters = stream.device().info().major >= 9;
+    check_cuda(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(has_clusters ? kTogether : kAlone)),
+               "a kernel's shared memory");
+    for (int size = 1; size <= kLargestCluster && has_clusters; ++size) {
+      cudaLaunchAttribute cluster = cluster_of(size);
+      cudaLaunchConfig_t config{};
+      config.gridDim = dim3(1, static_cast<unsigned>(size));
+      config.blockDim = dim3(static_cast<unsigned>(kThreads));
+      config.dynamicSmemBytes = static_cast<size_t>(kTogether);
+      config.attrs = &cluster;
+      config.numAttrs = 1;
+      if (cudaOccupancyMaxActiveClusters(&at_once_[size], kKernel, &config) != cudaSuccess) {
+        at_once_[size] = 0;
+        cudaGetLastError();
+      }
+    }
+  }
+
+  const ClusterCounts& at_once() const { return at_once_; }
+
+  // In clusters of `size` blocks, which divides grid.y. Without clusters in the GPU it must be 1.
+  template <class... Arguments>
+  void launch(const char* op, dim3 grid, int size, const Context& ctx,
+              Arguments&&... arguments) const {
+    cudaLaunchAttribute cluster = cluster_of(size);
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(static_cast<unsigned>(kThreads));
+    config.dynamicSmemBytes = static_cast<size_t>(size > 1 ? kTogether : kAlone);
+    config.stream = stream(ctx);
+    config.attrs = &cluster;
+    config.numAttrs = size > 1 ? 1 : 0;
+    check_cuda(cudaLaunchKernelEx(&config, kKernel, std::forward<Arguments>(arguments)...), op);
+  }
+
+ private:
+  static cudaLaunchAttribute cluster_of(int size) {
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim.x = cluster.val.clusterDim.z = 1;
     cluster.val.clusterDim.y = static_cast<unsigned>(size);
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(1, static_cast<unsigned>(size));
-    config.blockDim = dim3(static_cast<unsigned>(threads));
-    config.dynamicSmemBytes = static_cast<size_t>(bytes);
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    if (cudaOccupancyMaxActiveClusters(&clusters[size], kernel, &config) != cudaSuccess) {
-      clusters[size] = 0;
-      cudaGetLastError();
-    }
+    return cluster;
   }
-  return clusters;
-}
 
-// Launches a kernel with `bytes` of dynamic shared memory whose blocks are in clusters of `size`
-// along y. Without clusters in the GPU, size must be 1.
-template <class... Parameters, class... Arguments>
-void launch_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads,
-                     int64_t bytes, int size, const Context& ctx, Arguments&&... arguments) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(bytes)),
-             op);
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = 1;
-  cluster.val.clusterDim.y = static_cast<unsigned>(size);
-  cluster.val.clusterDim.z = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(bytes);
-  config.stream = stream(ctx);
-  config.attrs = &cluster;
-  config.numAttrs = size > 1 ? 1 : 0;
-  check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), op);
-}
+  ClusterCounts at_once_{};
+};
 
 }  // namespace rookery::cuda

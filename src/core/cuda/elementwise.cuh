@@ -19,13 +19,18 @@ bool all_aligned(const Pointers*... pointers) {
 template <class T>
 constexpr int kPackOf = 16 / sizeof(T);
 
-// Where a kernel writes a gradient; null: not wanted.
+// Where a kernel writes a gradient; null: not wanted. Throws Error for one of another type, as
+// Context::widen_gradient may ask for: the operator does not write it yet.
 template <class T>
 struct GradientOut {
   T* data;
   bool accumulate;
   explicit GradientOut(const GradView& view)
-      : data(static_cast<T*>(view.data)), accumulate(view.accumulate) {}
+      : data(static_cast<T*>(view.data)), accumulate(view.accumulate) {
+    check(!view || view.dtype == dtype_of<T>()) ||
+        fail("a kernel that writes gradients in {} was given one in {}", name_of(dtype_of<T>()),
+             name_of(view.dtype));
+  }
 };
 // Adds in float and rounds once. Reads what is there only now: two gradients of one thread may be
 // one memory.

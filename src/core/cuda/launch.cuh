@@ -11,18 +11,30 @@
 #include "core/context.h"
 #include "core/error.h"
 
+namespace rookery {
+
+template <>
+constexpr DType dtype_of<__nv_bfloat16>() {
+  return DType::kBF16;
+}
+
+}  // namespace rookery
+
 namespace rookery::cuda {
 
 using bfloat16 = __nv_bfloat16;
 
 // Throws Error naming `what` unless the call went well.
 void check_cuda(cudaError_t error, const char* what);
-// After a kernel<<<>>>: the launch itself (what happens inside shows at the next synchronize()).
+// After a kernel<<<>>>: the launch itself (what happens inside shows when the stream is waited
+// for).
 inline void check_launch(const char* op) { check_cuda(cudaGetLastError(), op); }
 
 __global__ void probe_kernel();
 
-inline cudaStream_t stream(const Context& ctx) { return ctx.stream; }
+// Of a context that runs on a GPU.
+inline cudaStream_t stream(const Context& ctx) { return ctx.stream->handle(); }
+inline const DeviceInfo& device_info(const Context& ctx) { return ctx.stream->device().info(); }
 
 // First in every kernel that is launched by launch(): lets the next one be set up, and waits until
 // what this one reads has been written. What no kernel writes may be read before.
@@ -50,8 +62,9 @@ void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 threa
   config.gridDim = grid;
   config.blockDim = threads;
   config.stream = stream(ctx);
-  const bool small = int64_t{grid.x} * grid.y * grid.z <= 4 * device_info().multiprocessors;
-  if (small && device_info().major >= 9) {
+  const DeviceInfo& gpu = device_info(ctx);
+  const bool small = int64_t{grid.x} * grid.y * grid.z <= 4 * gpu.multiprocessors;
+  if (small && gpu.major >= 9) {
     config.attrs = &early;
     config.numAttrs = 1;
   }
@@ -62,8 +75,8 @@ __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a
 
 // Blocks of a grid that walks over `count` items with strides, `per_block` at a time: enough to
 // fill the GPU several times, and no more.
-inline unsigned blocks_for(int64_t count, int64_t per_block) {
-  const int64_t most = int64_t{32} * device_info().multiprocessors;
+inline unsigned blocks_for(const Context& ctx, int64_t count, int64_t per_block) {
+  const int64_t most = int64_t{32} * device_info(ctx).multiprocessors;
   const int64_t wanted = ceil_div(count, per_block);
   return static_cast<unsigned>(wanted < 1 ? 1 : wanted > most ? most : wanted);
 }
@@ -79,6 +92,19 @@ __device__ __forceinline__ float from_float<float>(float x) {
 template <>
 __device__ __forceinline__ bfloat16 from_float<bfloat16>(float x) {
   return __float2bfloat16_rn(x);
+}
+
+// 2^x, to 2 units in the last place; 0 where that is denormal.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// To 1 unit in the last place.
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // kCount neighbouring numbers as floats. Vector accesses need addresses that are multiples of
@@ -118,32 +144,12 @@ void with_type(DType dtype, const char* op, Body&& body) {
   }
 }
 
-// The sequences as kernels read them.
-struct DeviceSequences {
-  const int64_t *offsets, *slot_in, *slot_out;
-  const int32_t* of_row;
-
-  explicit DeviceSequences(const Sequences& s)
-      : offsets(s.offsets.device),
-        slot_in(s.slot_in.device),
-        slot_out(s.slot_out.device),
-        of_row(s.sequence_of_row) {}
-};
-// A state of one item, float32: element c of slot s.
-struct DeviceState {
-  float* data = nullptr;
-  int64_t stride = 0;
-
-  DeviceState() = default;
-  explicit DeviceState(const StateView& s) : data(static_cast<float*>(s.data)), stride(s.stride) {}
-  __device__ float& at(int64_t slot, int64_t c) const { return data[slot * stride + c]; }
-};
-
 constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    x += __shfl_xor_sync(0xffffffffu, x, distance);
+    x += __shfl_xor_sync(kAllLanes, x, distance);
   }
   return x;
 }

@@ -55,8 +55,9 @@ struct AdamWForward {
     visitor.mirrored("step", step, 1);
   }
   double terms() const { return 4; }
-  // The parameter's own rounding error is small against that of the change, of the size of the
-  // rate: the second moment of a tiny gradient is a denormal number, which has few digits.
+  // The weight decay is taken off before the step is.
+  double units(std::string_view name) const { return name.starts_with("parameter") ? 2 : 1; }
+  // What is computed is the change, of the size of the rate; the parameter only rounds.
   double magnitude(std::string_view name) const {
     if (!name.starts_with("parameter") && !name.starts_with("low")) return 0;
     double multiplier = 0;

@@ -1,5 +1,10 @@
 #include "ops/cross_entropy/cross_entropy.h"
 
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "checking/checked_run.h"
 #include "ops/dispatch.h"
 #include "ops/cross_entropy/cross_entropy_ref.h"
 
@@ -14,17 +19,46 @@ constexpr int64_t kDeviceLogitBytes = int64_t{1} << 30;
 
 }  // namespace
 
+double CrossEntropyForward::magnitude(std::string_view name) const {
+  const std::vector<double> w = elements(weight), rows = elements(x);
+  const int64_t width = weight.cols();
+  double logit = 0;
+  for (int64_t t = 0; t < x.rows(); ++t) {
+    for (int64_t j = 0; j < weight.rows(); ++j) {
+      double z = 0;
+      for (int64_t c = 0; c < width; ++c) z += rows[t * width + c] * w[j * width + c];
+      logit = std::max(logit, std::abs(z));
+    }
+  }
+  if (name == "losses") return logit;
+  // Sums over the rows, whose errors are independent.
+  const double sum = std::sqrt(static_cast<double>(x.rows())) * logit;
+  return name == "objective" ? scale * sum * (1 + l2wrap * logit) : sum;
+}
+
+double CrossEntropyBackward::magnitude(std::string_view name) const {
+  const double dlogit = std::abs(forward.scale * element(dobjective, 0));
+  if (name == "x") return dlogit * scale_of(elements(forward.weight)).rms;
+  // A row of dweight adds up as many rows of x as have its token as their target.
+  std::map<int32_t, double> occurrences;
+  double most = 0;
+  for (int64_t t = 0; t < forward.x.rows(); ++t) {
+    if (forward.targets[t] >= 0) most = std::max(most, ++occurrences[forward.targets[t]]);
+  }
+  return dlogit * std::sqrt(most) * scale_of(elements(forward.x)).rms;
+}
+
 CrossEntropyResult cross_entropy(Context& ctx, const Tensor& x, const Weight& head,
                                  Mirrored<int32_t> targets, const CrossEntropyOptions& options) {
   const TensorView& weight = head.product();
   const int64_t rows = x.rows(), vocabulary = weight.rows();
-  check(x.cols() == weight.cols(), "cross_entropy: x {} does not fit the head {}",
-        x.shape.to_string(), weight.shape.to_string());
+  check(x.cols() == weight.cols()) || fail("cross_entropy: x {} does not fit the head {}",
+                                           x.shape.to_string(), weight.shape.to_string());
   if (ctx.device != Device::kMeta) {
     for (int64_t t = 0; t < rows; ++t) {
-      check(targets[t] < vocabulary,
-            "target token {} at position {} is not below the vocabulary's size {}", targets[t], t,
-            vocabulary);
+      check(targets[t] < vocabulary) ||
+          fail("target token {} at position {} is not below the vocabulary's size {}", targets[t],
+               t, vocabulary);
     }
   }
   CrossEntropyForward forward{x, weight, targets, options.scale, options.l2wrap};

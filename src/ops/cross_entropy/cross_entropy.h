@@ -8,6 +8,8 @@
 // are computed here, too.
 #pragma once
 
+#include <string_view>
+
 #include "core/context.h"
 #include "ops/linear/linear.h"
 
@@ -38,6 +40,12 @@ struct CrossEntropyForward {
     v.mirrored("targets", targets, x.rows());
   }
   double terms() const { return static_cast<double>(std::max(weight.rows(), x.rows()) + x.cols()); }
+  // x for bfloat16 products, and logits that are bfloat16.
+  double roundings(std::string_view) const {
+    return (low_x ? 1 : 0) + (logits.dtype == DType::kBF16 ? 1 : 0);
+  }
+  // A loss is the difference of two numbers of the size of the logits.
+  double magnitude(std::string_view name) const;
 };
 
 struct CrossEntropyBackward {
@@ -52,6 +60,14 @@ struct CrossEntropyBackward {
     v.gradient("x", dx);
     v.gradient("weight", dweight);
   }
+  // As in the forward, and the gradient of the logits; dweight reads the rounded x once more.
+  double roundings(std::string_view name) const {
+    const bool low = forward.low_logits || forward.logits.dtype == DType::kBF16;
+    return forward.roundings(name) + (low ? 1 : 0) + (name == "weight" && forward.low_x ? 1 : 0);
+  }
+  // The gradient of the logits is dobjective times (softmax - 1) at the target, a difference: its
+  // rounding is that of |dobjective|, whatever remains of it.
+  double magnitude(std::string_view name) const;
 };
 
 namespace cpu {

@@ -4,8 +4,9 @@
 #define HWY_TARGET_INCLUDE "ops/cross_entropy/cross_entropy_cpu.cc"
 #include "hwy/foreach_target.h"  // must come before highway.h
 
-#include "core/simd-inl.h"
+#include "core/convert.h"
 #include "ops/cross_entropy/cross_entropy.h"
+#include "ops/cross_entropy/softmax-inl.h"
 #include "ops/linear/product_cpu.h"
 
 #ifndef ROOKERY_CROSS_ENTROPY_ROW_H_
@@ -24,40 +25,21 @@ namespace {
 
 // The loss of one row of logits; with `factor` != 0 the row becomes its gradient,
 // factor * (softmax - one at the target + l2wrap * largest at the largest).
-CrossEntropyRow softmax_row(float* HWY_RESTRICT z, int64_t count, int64_t target, float factor,
-                            float l2wrap) {
-  const FloatTag d;
-  const auto lowest = hn::Set(d, -3.0e38f);
-  auto maximum = lowest;
-  for_vectors(count, [&](int64_t i, int64_t n) {
-    auto x = load(z + i, n);
-    if (n < float_lanes()) x = hn::IfThenElse(hn::FirstN(d, n), x, lowest);
-    maximum = hn::Max(maximum, x);
-  });
-  const float largest = max_lanes(maximum);
-  const auto shift = hn::Set(d, largest);
-  const float target_logit = z[target];
+CrossEntropyRow softmax_row(float* z, int64_t count, int64_t target, float factor, float l2wrap) {
+  const float largest = largest_of(z, count), target_logit = z[target];
   int64_t largest_index = 0;
   if (factor != 0 && l2wrap != 0) {
     while (largest_index + 1 < count && z[largest_index] != largest) ++largest_index;
   }
-  auto sum = hn::Zero(d);
-  for_vectors(count, [&](int64_t i, int64_t n) {
-    auto e = exponential(hn::Sub(load(z + i, n), shift));
-    if (n < float_lanes()) e = hn::IfThenElseZero(hn::FirstN(d, n), e);
-    sum = hn::Add(sum, e);
-    if (factor != 0) store(e, z + i, n);
-  });
-  const float total = sum_lanes(sum);
+  const double total = sum_of_exponentials(z, count, largest, factor == 0 ? nullptr : z);
   if (factor != 0) {
-    const auto scale = hn::Set(d, factor / total);
+    const auto scale = hn::Set(FloatTag(), static_cast<float>(factor / total));
     for_vectors(count,
                 [&](int64_t i, int64_t n) { store(hn::Mul(load(z + i, n), scale), z + i, n); });
     z[target] -= factor;
     z[largest_index] += factor * l2wrap * largest;
   }
-  return {static_cast<double>(largest) + std::log(static_cast<double>(total)) - target_logit,
-          largest};
+  return {static_cast<double>(largest) + std::log(total) - target_logit, largest};
 }
 
 }  // namespace
@@ -91,7 +73,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
     const int64_t count = std::min(chunk, rows - first);
     TensorView x{g.x.as<float>() + first * width, DType::kF32, {count, width}};
     if (g.low_x) {
-      round_to_bfloat16(x, first_rows(g.low_x, count), ctx);
+      convert(x, first_rows(g.low_x, count), ctx.pool);
       x = first_rows(g.low_x, count);
     }
     product({.m = count,
@@ -126,7 +108,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
     if (backward == nullptr) continue;
     TensorView dlogits = first_rows(g.logits, count);
     if (g.low_logits) {
-      round_to_bfloat16(dlogits, first_rows(g.low_logits, count), ctx);
+      convert(dlogits, first_rows(g.low_logits, count), ctx.pool);
       dlogits = first_rows(g.low_logits, count);
     }
     if (backward->dx) {

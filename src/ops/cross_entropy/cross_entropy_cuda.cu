@@ -25,9 +25,9 @@ __device__ __forceinline__ Softmax join(const Softmax& a, const Softmax& b) {
           second ? b.index : a.index};
 }
 __device__ __forceinline__ Softmax exchange(const Softmax& s, int distance) {
-  return {__shfl_xor_sync(0xffffffffu, s.largest, distance),
-          __shfl_xor_sync(0xffffffffu, s.sum, distance),
-          __shfl_xor_sync(0xffffffffu, s.index, distance)};
+  return {__shfl_xor_sync(kAllLanes, s.largest, distance),
+          __shfl_xor_sync(kAllLanes, s.sum, distance),
+          __shfl_xor_sync(kAllLanes, s.index, distance)};
 }
 
 // P neighbouring logits from column i on join what was seen before.
@@ -152,13 +152,13 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
   // What the products see of it.
   const int64_t columns = g.padded ? padded_rows(vocabulary) : vocabulary;
   const DType type = g.x.dtype;
-  check(g.weight.dtype == type && g.logits.dtype == type,
-        "cross_entropy on the GPU needs x, head and logits of one type, got {}, {} and {}",
-        name_of(type), name_of(g.weight.dtype), name_of(g.logits.dtype));
-  check(vocabulary < (int64_t{1} << 31), "cross_entropy: a vocabulary of {} is too large",
-        vocabulary);
-  check(columns <= stride, "cross_entropy: logits of {} columns, expected at least {}", stride,
-        columns);
+  check(g.weight.dtype == type && g.logits.dtype == type) ||
+      fail("cross_entropy on the GPU needs x, head and logits of one type, got {}, {} and {}",
+           name_of(type), name_of(g.weight.dtype), name_of(g.logits.dtype));
+  check(vocabulary < (int64_t{1} << 31)) ||
+      fail("cross_entropy: a vocabulary of {} is too large", vocabulary);
+  check(columns <= stride) ||
+      fail("cross_entropy: logits of {} columns, expected at least {}", stride, columns);
   const ArenaScope scope(*ctx.arena);
   auto* const largest = static_cast<float*>(ctx.arena->allocate(rows * 4));
   auto* const losses = g.losses.as<float>();
@@ -222,7 +222,7 @@ void run(const CrossEntropyForward& g, const CrossEntropyBackward* backward, Con
     }
   }
   if (backward != nullptr && rows == 0 && backward->dweight && !backward->dweight.accumulate) {
-    zero_in_order(backward->dweight.data, backward->dweight.bytes());
+    ctx.stream->zero(backward->dweight.data, backward->dweight.bytes());
   }
   sum_kernel<<<1, kThreads, 0, stream(ctx)>>>(losses, largest, rows, g.scale, g.l2wrap,
                                               g.objective.as<float>(), g.loss_sum.as<double>());

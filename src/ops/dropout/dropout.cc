@@ -6,10 +6,11 @@
 namespace rookery {
 
 Tensor dropout(Context& ctx, const Tensor& x, float probability, const Tensor& residual) {
-  check(probability >= 0 && probability < 1,  // written so that NaN fails
-        "dropout: the probability must be at least 0 and less than 1, got {}", probability);
-  check(!residual || residual.shape == x.shape, "dropout: x {} and residual {} must have one shape",
-        x.shape.to_string(), residual.shape.to_string());
+  check(probability >= 0 && probability < 1) ||  // written so that NaN fails
+      fail("dropout: the probability must be at least 0 and less than 1, got {}", probability);
+  check(!residual || residual.shape == x.shape) ||
+      fail("dropout: x {} and residual {} must have one shape", x.shape.to_string(),
+           residual.shape.to_string());
   const Tensor y = ctx.make(x.shape, residual ? residual.dtype : x.dtype);
   const DropoutForward forward{
       x, residual, probability, ctx.seed, ctx.random_base, ctx.random_stream++, y};

@@ -2,29 +2,11 @@
 // The step's base is read here: a captured graph sees each step's own.
 
 #include "core/cuda/elementwise.cuh"
+#include "core/random.h"
 #include "ops/dropout/dropout.h"
 
 namespace rookery::cuda {
 namespace {
-
-// philox() of core/random.h.
-__device__ __forceinline__ uint4 draw(uint64_t seed, uint64_t stream, uint64_t index) {
-  uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32);
-  uint32_t c2 = static_cast<uint32_t>(stream), c3 = static_cast<uint32_t>(stream >> 32);
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-#pragma unroll
-  for (int round = 0; round < 10; ++round) {
-    const uint32_t high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
-    const uint32_t high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
-    c0 = high1 ^ c1 ^ k0;
-    c2 = high0 ^ c3 ^ k1;
-    c1 = low1;
-    c3 = low0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return {c0, c1, c2, c3};
-}
 
 struct Mask {
   uint64_t seed, offset;
@@ -45,18 +27,12 @@ struct Mask {
                                         float (&out)[kPack]) const {
     const uint64_t random_stream = (base == nullptr ? 0 : *base) + offset;
     if constexpr (kPack == 1) {
-      const uint4 block = draw(seed, random_stream, i / 4);
-      const int word = static_cast<int>(i % 4);
-      out[0] = keep(word == 0   ? block.x
-                    : word == 1 ? block.y
-                    : word == 2 ? block.z
-                                : block.w,
-                    x[0]);
+      out[0] = keep(philox(seed, random_stream, i / 4)[i % 4], x[0]);
     } else {
       static_assert(kPack % 4 == 0);
 #pragma unroll
       for (int k = 0; k < kPack; k += 4) {
-        const uint4 block = draw(seed, random_stream, (i + k) / 4);
+        const PhiloxBlock block = philox(seed, random_stream, (i + k) / 4);
         out[k] = keep(block.x, x[k]);
         out[k + 1] = keep(block.y, x[k + 1]);
         out[k + 2] = keep(block.z, x[k + 2]);
@@ -120,9 +96,9 @@ struct BackwardOp {
 template <class Body>
 void with_types(const DropoutForward& g, const Body& body) {
   check((!g.residual || g.residual.dtype == g.y.dtype) &&
-            (g.y.dtype == g.x.dtype || g.y.dtype == DType::kF32),
-        "dropout on the GPU takes residual and y of x's type or f32; x is {}, y {}",
-        name_of(g.x.dtype), name_of(g.y.dtype));
+        (g.y.dtype == g.x.dtype || g.y.dtype == DType::kF32)) ||
+      fail("dropout on the GPU takes residual and y of x's type or f32; x is {}, y {}",
+           name_of(g.x.dtype), name_of(g.y.dtype));
   with_type(g.x.dtype, "dropout", [&](auto type) {
     if (g.y.dtype == DType::kF32) {
       body(type, float{});

@@ -6,14 +6,14 @@
 namespace rookery {
 
 Tensor embedding(Context& ctx, Mirrored<int32_t> ids, int64_t count, const Tensor& table) {
-  check(table.shape.rank() == 2, "embedding: the table must be [vocabulary, width], got {}",
-        table.shape.to_string());
+  check(table.shape.rank() == 2) ||
+      fail("embedding: the table must be [vocabulary, width], got {}", table.shape.to_string());
   const int64_t vocabulary = table.shape[0];
   if (ctx.device != Device::kMeta) {
     for (int64_t t = 0; t < count; ++t) {
-      check(ids[t] >= 0 && ids[t] < vocabulary,
-            "embedding: id {} at position {} is outside the vocabulary of {} (0 to {})", ids[t], t,
-            vocabulary, vocabulary - 1);
+      check(ids[t] >= 0 && ids[t] < vocabulary) ||
+          fail("embedding: id {} at position {} is outside the vocabulary of {} (0 to {})", ids[t],
+               t, vocabulary, vocabulary - 1);
     }
   }
   const Tensor y = ctx.make({count, table.shape[1]}, ctx.wide_dtype());

@@ -178,7 +178,8 @@ void run_forward(const EmbeddingForward& g, const Context& ctx) {
 }  // namespace
 
 void embedding_forward(const EmbeddingForward& g, Context& ctx) {
-  check(g.y.dtype == DType::kF32, "embedding on the GPU makes f32, not {}", name_of(g.y.dtype));
+  check(g.y.dtype == DType::kF32) ||
+      fail("embedding on the GPU makes f32, not {}", name_of(g.y.dtype));
   if (g.y.count() == 0) return;
   if (g.table.dtype == DType::kF16) return run_forward<__half>(g, ctx);
   with_type(g.table.dtype, "embedding", [&](auto type) { run_forward<decltype(type)>(g, ctx); });
@@ -186,13 +187,13 @@ void embedding_forward(const EmbeddingForward& g, Context& ctx) {
 
 void embedding_backward(const EmbeddingBackward& g, Context& ctx) {
   if (!g.dtable) return;
-  check(g.dy.dtype == DType::kF32 && g.dtable.dtype == DType::kF32,
-        "embedding on the GPU takes gradients of f32, got {} and {}", name_of(g.dy.dtype),
-        name_of(g.dtable.dtype));
+  check(g.dy.dtype == DType::kF32 && g.dtable.dtype == DType::kF32) ||
+      fail("embedding on the GPU takes gradients of f32, got {} and {}", name_of(g.dy.dtype),
+           name_of(g.dtable.dtype));
   const int64_t rows = g.dy.rows(), vocabulary = g.dtable.shape[0], width = g.dtable.shape[1];
-  check(rows <= std::numeric_limits<int32_t>::max() && vocabulary > 0,
-        "embedding on the GPU takes up to 2^31 - 1 tokens, got {}", rows);
-  if (!g.dtable.accumulate) zero_in_order(g.dtable.data, g.dtable.bytes());
+  check(rows <= std::numeric_limits<int32_t>::max() && vocabulary > 0) ||
+      fail("embedding on the GPU takes up to 2^31 - 1 tokens, got {}", rows);
+  if (!g.dtable.accumulate) ctx.stream->zero(g.dtable.data, g.dtable.bytes());
   if (rows == 0 || width == 0) return;
 
   const auto count = static_cast<int32_t>(rows);

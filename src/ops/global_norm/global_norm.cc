@@ -8,8 +8,9 @@ namespace rookery {
 TensorView global_norm(Context& ctx, std::span<const TensorView> gradients) {
   const DType dtype = ctx.device == Device::kRef ? ctx.dtype : DType::kF32;
   for (const TensorView& gradient : gradients) {
-    check(gradient.dtype == dtype, "global_norm: a gradient {} is {}, expected {}",
-          gradient.shape.to_string(), name_of(gradient.dtype), name_of(dtype));
+    check(gradient.dtype == dtype) ||
+        fail("global_norm: a gradient {} is {}, expected {}", gradient.shape.to_string(),
+             name_of(gradient.dtype), name_of(dtype));
   }
   GlobalNormForward forward{{gradients.begin(), gradients.end()}, {}, {}};
   forward.norm = ctx.arena->make({1}, dtype == DType::kC128 ? DType::kC128 : DType::kF64);

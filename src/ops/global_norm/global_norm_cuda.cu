@@ -87,8 +87,8 @@ __global__ void __launch_bounds__(kLastThreads)
 void global_norm_forward(const GlobalNormForward& g, Context& ctx) {
   int64_t blocks = 0;
   for (const TensorView& gradient : g.gradients) {
-    check(gradient.dtype == DType::kF32, "global_norm on the GPU takes f32, got {}",
-          name_of(gradient.dtype));
+    check(gradient.dtype == DType::kF32) ||
+        fail("global_norm on the GPU takes f32, got {}", name_of(gradient.dtype));
     blocks += ceil_div(gradient.count(), kChunk);
   }
   const ArenaScope scope(*ctx.arena);

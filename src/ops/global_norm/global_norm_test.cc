@@ -138,7 +138,9 @@ TEST_F(GlobalNormTest, GpuShowsWhatIsNotFinite) {
   for (const float value : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
     args.gradients[1].as<float>()[49] = value;
     const OnDevice<GlobalNormForward> there(args);
-    const double norm = element(global_norm(device_context(), there.args.gradients), 0);
+    const TensorView result = global_norm(device_context(), there.args.gradients);
+    device_context().wait();
+    const double norm = element(result, 0);
     EXPECT_FALSE(std::isfinite(norm));
     EXPECT_EQ(std::isnan(norm), std::isnan(value));
   }

@@ -3,6 +3,9 @@
 //   C + epsilon)
 #pragma once
 
+#include <algorithm>
+#include <string_view>
+
 #include "core/context.h"
 
 namespace rookery {
@@ -23,7 +26,9 @@ struct LayerNormForward {
     v.output("y", y);
     v.output("statistics", statistics);
   }
-  double terms() const { return 4.0 * x.cols(); }
+  double terms() const { return 4.0 * static_cast<double>(x.cols()); }
+  // y subtracts the mean: its rounding is that of x, scaled as y is.
+  double magnitude(std::string_view name) const;
 };
 
 struct LayerNormBackward {
@@ -39,6 +44,13 @@ struct LayerNormBackward {
     v.gradient("x", dx);
     v.gradient("weight", dweight);
     v.gradient("bias", dbias);
+  }
+  // dx = rstd (dy w - its parts along 1 and along the normalised x): what is subtracted may be
+  // nearly all of dy w.
+  double magnitude(std::string_view name) const;
+  // Of dx in its row; of the other two over the rows.
+  double terms() const {
+    return 4.0 * static_cast<double>(std::max(forward.x.rows(), forward.x.cols()));
   }
 };
 

@@ -321,9 +321,9 @@ __global__ void __launch_bounds__(kThreads)
 // Calls body(X{}, Y{}).
 template <class Body>
 void with_types(const LayerNormForward& g, const Body& body) {
-  check(g.y.dtype == g.x.dtype || g.x.dtype == DType::kF32,
-        "layer_norm on the GPU takes y of x's type, or x of f32; got {} and {}", name_of(g.x.dtype),
-        name_of(g.y.dtype));
+  check(g.y.dtype == g.x.dtype || g.x.dtype == DType::kF32) ||
+      fail("layer_norm on the GPU takes y of x's type, or x of f32; got {} and {}",
+           name_of(g.x.dtype), name_of(g.y.dtype));
   with_type(g.y.dtype, "layer_norm", [&](auto type) {
     if (g.x.dtype == DType::kF32) {
       body(float{}, type);
@@ -400,7 +400,7 @@ void layer_norm_backward(const LayerNormBackward& g, Context& ctx) {
   if (width == 0) return;
   const bool wants_sums = g.dweight || g.dbias;
   // As many as run at once, with a share each.
-  const int64_t processors = device_info().multiprocessors;
+  const int64_t processors = device_info(ctx).multiprocessors;
   const int64_t narrow_blocks = std::min(ceil_div(rows, kNarrowThreads / kWarp), 3 * processors);
   const int64_t wide_blocks = std::min(rows, 2 * processors);
   const bool narrow = width <= 1024;

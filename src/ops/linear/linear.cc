@@ -20,12 +20,12 @@ namespace {
 LinearForward prepare(Context& ctx, const Tensor& x, const Weight& w, const Tensor& residual,
                       DType y_type, Tensor& y) {
   const TensorView& weight = w.product();
-  check(x.shape.rank() == 2 && weight.shape.rank() == 2 && x.cols() == weight.shape[1],
-        "linear: x {} does not fit the weight {} (out, in)", x.shape.to_string(),
-        weight.shape.to_string());
+  check(x.shape.rank() == 2 && weight.shape.rank() == 2 && x.cols() == weight.shape[1]) ||
+      fail("linear: x {} does not fit the weight {} (out, in)", x.shape.to_string(),
+           weight.shape.to_string());
   y = ctx.make({x.rows(), weight.rows()}, y_type);
-  check(!residual || residual.shape == y.shape, "linear: the residual {} should be {}",
-        residual.shape.to_string(), y.shape.to_string());
+  check(!residual || residual.shape == y.shape) ||
+      fail("linear: the residual {} should be {}", residual.shape.to_string(), y.shape.to_string());
   return {x, weight, residual, y, {}, w.padded};
 }
 
@@ -67,7 +67,8 @@ Tensor linear_as(Context& ctx, DType y_type, const Tensor& x, const Weight& w,
 }
 
 std::vector<Tensor> linear_group(Context& ctx, std::initializer_list<LinearPair> pairs) {
-  assert(pairs.size() >= 1 && pairs.size() <= kMaxLinears);
+  check(pairs.size() >= 1 && pairs.size() <= kMaxLinears) ||
+      fail("linear_group: {} layers, one call takes 1 to {}", pairs.size(), kMaxLinears);
   std::vector<Tensor> outputs(pairs.size());
   LinearGroupForward group;
   for (const LinearPair& pair : pairs) {

@@ -3,6 +3,10 @@
 //   dx = dy W,   dW = dy^T x,   dresidual = dy
 #pragma once
 
+#include <algorithm>
+#include <iterator>
+#include <string_view>
+
 #include "core/context.h"
 
 namespace rookery {
@@ -36,27 +40,39 @@ struct LinearForward {
     v.input("residual", residual);
     v.output("y", y);
   }
-  double terms() const { return static_cast<double>(std::max(x.cols(), y.rows())); }
+  double terms() const { return static_cast<double>(x.cols()); }
+  // x, where there is room for its bfloat16 image.
+  double roundings(std::string_view) const { return low_x ? 1 : 0; }
 };
 
-// Several linear layers that do not depend on each other.
-inline constexpr int kMaxLinears = 3;
+// Several linear layers that do not depend on each other; RWKV-7's time mixing has the most.
+inline constexpr int kMaxLinears = 8;
 struct LinearGroupForward {
   int count = 0;
   LinearForward part[kMaxLinears];
 
   template <class Visitor>
   void visit(Visitor& v) {
-    static constexpr const char* kX[] = {"x0", "x1", "x2"};
-    static constexpr const char* kWeight[] = {"weight0", "weight1", "weight2"};
-    static constexpr const char* kY[] = {"y0", "y1", "y2"};
+    static constexpr const char* kX[] = {"x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7"};
+    static constexpr const char* kWeight[] = {"weight0", "weight1", "weight2", "weight3",
+                                              "weight4", "weight5", "weight6", "weight7"};
+    static constexpr const char* kY[] = {"y0", "y1", "y2", "y3", "y4", "y5", "y6", "y7"};
+    static_assert(std::size(kX) == kMaxLinears && std::size(kWeight) == kMaxLinears &&
+                  std::size(kY) == kMaxLinears);
     for (int i = 0; i < count; ++i) {
       v.input(kX[i], part[i].x);
       v.input(kWeight[i], part[i].weight);
       v.output(kY[i], part[i].y);
     }
   }
-  double terms() const { return part[0].terms(); }
+  double terms() const {
+    double longest = 0;
+    for (int i = 0; i < count; ++i) longest = std::max(longest, part[i].terms());
+    return longest;
+  }
+  double roundings(std::string_view) const {
+    return std::any_of(part, part + count, [](const LinearForward& p) { return bool(p.low_x); });
+  }
 };
 
 struct LinearBackward {
@@ -73,6 +89,15 @@ struct LinearBackward {
     v.gradient("x", dx);
     v.gradient("weight", dweight);
     v.gradient("residual", dresidual);
+  }
+  // dx adds up over the outputs, dweight over the rows.
+  double terms() const { return static_cast<double>(std::max(dy.rows(), dy.cols())); }
+  // dy of float32 becomes bfloat16 for bfloat16 products, and so does x for dweight.
+  double roundings(std::string_view name) const {
+    const bool dy_rounded = low_dy || (forward.x.dtype == DType::kBF16 && dy.dtype == DType::kF32);
+    if (name == "x") return dy_rounded;
+    if (name == "weight") return dy_rounded + (forward.low_x ? 1 : 0);
+    return 0;
   }
 };
 
@@ -94,7 +119,8 @@ Tensor linear(Context& ctx, const Tensor& x, const Weight& w, const Tensor& resi
 Tensor linear_as(Context& ctx, DType y_type, const Tensor& x, const Weight& w,
                  const Tensor& residual = {});
 
-// linear() of each pair, together: for few rows the threads meet once.
+// linear() of each pair, together: for few rows the threads meet once. Throws Error for more pairs
+// than kMaxLinears, or none.
 struct LinearPair {
   Tensor x;
   Weight w;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/convert.h"
 #include "ops/linear/linear.h"
 #include "ops/linear/product_cpu.h"
 
@@ -20,7 +21,7 @@ void linear_forward(const LinearForward& g, Context& ctx) {
                 g.y.as<float>() + begin);
     });
   }
-  if (g.low_x) round_to_bfloat16(g.x, g.low_x, ctx);
+  if (g.low_x) convert(g.x, g.low_x, ctx.pool);
   const TensorView& x = g.low_x ? g.low_x : g.x;
   product({.m = rows,
            .n = outputs,
@@ -34,8 +35,12 @@ void linear_forward(const LinearForward& g, Context& ctx) {
 }
 
 void linear_group_forward(const LinearGroupForward& g, Context& ctx) {
-  if (g.part[0].x.rows() > kFewRows || ctx.deterministic) {
-    for (int i = 0; i < g.count; ++i) linear_forward(g.part[i], ctx);
+  const std::span layers(g.part, g.count);
+  const bool few = std::all_of(layers.begin(), layers.end(), [](const LinearForward& layer) {
+    return layer.x.rows() <= kFewRows;
+  });
+  if (!few || ctx.deterministic) {
+    for (const LinearForward& layer : layers) linear_forward(layer, ctx);
     return;
   }
   FewRows products[kMaxLinears];
@@ -48,7 +53,7 @@ void linear_group_forward(const LinearGroupForward& g, Context& ctx) {
 void linear_backward(const LinearBackward& g, Context& ctx) {
   const LinearForward& f = g.forward;
   const int64_t rows = f.x.rows(), outputs = f.weight.rows(), inputs = f.weight.cols();
-  if (g.low_dy) round_to_bfloat16(g.dy, g.low_dy, ctx);
+  if (g.low_dy) convert(g.dy, g.low_dy, ctx.pool);
   const TensorView& dy = g.low_dy ? g.low_dy : g.dy;
   if (g.dx) {
     product({.m = rows,
@@ -62,7 +67,7 @@ void linear_backward(const LinearBackward& g, Context& ctx) {
             ctx);
   }
   if (g.dweight) {
-    if (f.low_x) round_to_bfloat16(f.x, f.low_x, ctx);
+    if (f.low_x) convert(f.x, f.low_x, ctx.pool);
     const TensorView& x = f.low_x ? f.low_x : f.x;
     product({.m = outputs,
              .n = inputs,

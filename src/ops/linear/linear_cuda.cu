@@ -236,12 +236,12 @@ bool takes_few_rows(const LinearForward& g, const Context& ctx) {
 }
 
 void check_types(const LinearForward& g) {
-  check(g.x.dtype == g.weight.dtype,
-        "linear on the GPU needs activations and weights of one type, got {} and {}",
-        name_of(g.x.dtype), name_of(g.weight.dtype));
-  check(!g.residual || (g.residual.dtype == DType::kF32 && g.y.dtype == DType::kF32),
-        "linear on the GPU adds a residual of f32 to y of f32, got {} and {}",
-        name_of(g.residual.dtype), name_of(g.y.dtype));
+  check(g.x.dtype == g.weight.dtype) ||
+      fail("linear on the GPU needs activations and weights of one type, got {} and {}",
+           name_of(g.x.dtype), name_of(g.weight.dtype));
+  check(!g.residual || (g.residual.dtype == DType::kF32 && g.y.dtype == DType::kF32)) ||
+      fail("linear on the GPU adds a residual of f32 to y of f32, got {} and {}",
+           name_of(g.residual.dtype), name_of(g.y.dtype));
 }
 
 void large(const LinearForward& g, Context& ctx) {
@@ -331,7 +331,7 @@ void linear_backward(const LinearBackward& g, Context& ctx) {
   TensorView dy = g.dy;
   if (dy.dtype != f.weight.dtype && dy.count() > 0 && (g.dx || g.dweight)) {
     dy = ctx.arena->make(g.dy.shape, f.weight.dtype);
-    narrow_kernel<<<blocks_for(dy.count(), 1024), 256, 0, stream(ctx)>>>(
+    narrow_kernel<<<blocks_for(ctx, dy.count(), 1024), 256, 0, stream(ctx)>>>(
         g.dy.as<float>(), static_cast<bfloat16*>(dy.data), dy.count(), is_aligned(g.dy.data, 16));
     check_launch("linear.backward");
   }
@@ -362,7 +362,7 @@ void linear_backward(const LinearBackward& g, Context& ctx) {
   if (g.dresidual && g.dresidual.count() > 0) {
     with_type(g.dresidual.dtype, "linear.backward", [&](auto type) {
       using T = decltype(type);
-      add_kernel<<<blocks_for(g.dresidual.count(), 256), 256, 0, stream(ctx)>>>(
+      add_kernel<<<blocks_for(ctx, g.dresidual.count(), 256), 256, 0, stream(ctx)>>>(
           static_cast<const T*>(g.dy.data), static_cast<T*>(g.dresidual.data), g.dresidual.count(),
           g.dresidual.accumulate);
     });

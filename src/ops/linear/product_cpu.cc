@@ -227,12 +227,6 @@ void few_rows_panel(const TensorView& x, const TensorView& weight, const float* 
   }
 }
 
-// --------------------------------------------------------------------------------------- rounding
-
-void round_range(const float* HWY_RESTRICT from, BFloat16* HWY_RESTRICT to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
-}
-
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace rookery
@@ -244,7 +238,6 @@ HWY_AFTER_NAMESPACE();
 namespace rookery {
 HWY_EXPORT(tiled_panel);
 HWY_EXPORT(few_rows_panel);
-HWY_EXPORT(round_range);
 
 namespace cpu {
 
@@ -352,13 +345,6 @@ int64_t product_scratch_bytes(int threads) {
   constexpr int64_t kPerThread = int64_t{640} << 10;
 #endif
   return threads * kPerThread;
-}
-
-void round_to_bfloat16(const TensorView& from, const TensorView& to, Context& ctx) {
-  ctx.pool->for_ranges(from.count(), 16384, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(round_range)
-    (from.as<float>() + begin, to.as<BFloat16>() + begin, end - begin);
-  });
 }
 
 }  // namespace cpu

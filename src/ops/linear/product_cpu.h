@@ -55,7 +55,4 @@ struct FewRows {
 // Several of them that do not depend on each other: the threads meet once, not once for each.
 void few_rows_products(std::span<const FewRows> products, Context& ctx);
 
-// Rounds to bfloat16, on all threads.
-void round_to_bfloat16(const TensorView& from, const TensorView& to, Context& ctx);
-
 }  // namespace rookery::cpu

@@ -22,16 +22,17 @@ constexpr size_t kWorkspace = size_t{64} << 20;
 // The functions of the library that are used.
 struct Library {
   decltype(&cublasLtCreate) create = nullptr;
+  decltype(&cublasLtDestroy) destroy = nullptr;
   decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
+  decltype(&cublasLtMatmulDescDestroy) desc_destroy = nullptr;
   decltype(&cublasLtMatmulDescSetAttribute) desc_set = nullptr;
   decltype(&cublasLtMatrixLayoutCreate) layout_create = nullptr;
+  decltype(&cublasLtMatrixLayoutDestroy) layout_destroy = nullptr;
   decltype(&cublasLtMatmulPreferenceCreate) preference_create = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
   decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
   decltype(&cublasLtMatmul) matmul = nullptr;
-  cublasLtHandle_t handle = nullptr;
-  void* workspace = nullptr;
 };
 
 void* open_library() {
@@ -57,8 +58,8 @@ void* open_library() {
 }
 
 void check_status(cublasStatus_t status, const char* what) {
-  check(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt failed in {} (status {})", what,
-        static_cast<int>(status));
+  check(status == CUBLAS_STATUS_SUCCESS) ||
+      fail("cuBLASLt failed in {} (status {})", what, static_cast<int>(status));
 }
 
 const Library& library() {
@@ -67,19 +68,21 @@ const Library& library() {
     void* const file = open_library();
     const auto find = [&](auto& function, const char* name) {
       function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(file, name));
-      check(function != nullptr, "libcublasLt has no {}: it should be of CUDA 12 or later", name);
+      check(function != nullptr) ||
+          fail("libcublasLt has no {}: it should be of CUDA 12 or later", name);
     };
     find(l.create, "cublasLtCreate");
+    find(l.destroy, "cublasLtDestroy");
     find(l.desc_create, "cublasLtMatmulDescCreate");
+    find(l.desc_destroy, "cublasLtMatmulDescDestroy");
     find(l.desc_set, "cublasLtMatmulDescSetAttribute");
     find(l.layout_create, "cublasLtMatrixLayoutCreate");
+    find(l.layout_destroy, "cublasLtMatrixLayoutDestroy");
     find(l.preference_create, "cublasLtMatmulPreferenceCreate");
     find(l.preference_set, "cublasLtMatmulPreferenceSetAttribute");
     find(l.preference_destroy, "cublasLtMatmulPreferenceDestroy");
     find(l.heuristic, "cublasLtMatmulAlgoGetHeuristic");
     find(l.matmul, "cublasLtMatmul");
-    check_status(l.create(&l.handle), "cublasLtCreate");
-    l.workspace = allocate(static_cast<int64_t>(kWorkspace));
     return l;
   }();
   return opened;
@@ -102,33 +105,69 @@ int alignment_of(const void* p) {
   return static_cast<int>(address & -address);
 }
 
-// A product that was asked for before: how it is done.
+using Key = std::tuple<int64_t, int64_t, int64_t, DType, DType, bool, bool, int64_t, int64_t,
+                       int64_t, int, int, int, int>;
+
+// What one product needs to be run again.
 struct Plan {
   cublasLtMatmulDesc_t desc = nullptr;
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
+
+  // Delegates, so that a half-made plan is given back, too.
+  Plan(cublasLtHandle_t handle, const DeviceProduct& p);
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+  ~Plan() {
+    const Library& l = library();
+    for (cublasLtMatrixLayout_t layout : {a, b, c}) {
+      if (layout != nullptr) l.layout_destroy(layout);
+    }
+    if (desc != nullptr) l.desc_destroy(desc);
+  }
+
+ private:
+  Plan() = default;
 };
 
-using Key = std::tuple<int64_t, int64_t, int64_t, DType, DType, bool, bool, int64_t, int64_t,
-                       int64_t, int, int, int, int>;
+// The library as one stream uses it: two streams must not share scratch memory.
+struct Products {
+  cublasLtHandle_t handle = nullptr;
+  Memory workspace;
+  std::map<Key, Plan> plans;  // never emptied: a model has a few dozen shapes
 
-Plan make_plan(const DeviceProduct& p) {
+  explicit Products(const Stream& stream) : Products() {
+    stream.device().make_current();
+    check_status(library().create(&handle), "cublasLtCreate");
+    workspace = Memory(static_cast<int64_t>(kWorkspace),
+                       MemoryKind(MemoryKind::kDevice, stream.device().index()));
+  }
+  Products(const Products&) = delete;
+  Products& operator=(const Products&) = delete;
+  ~Products() {
+    plans.clear();
+    if (handle != nullptr) library().destroy(handle);
+  }
+
+ private:
+  Products() = default;
+};
+
+Plan::Plan(cublasLtHandle_t handle, const DeviceProduct& p) : Plan() {
   const Library& l = library();
-  Plan plan;
-  check_status(l.desc_create(&plan.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "making a product");
+  check_status(l.desc_create(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "making a product");
   // Its first operand is our b.
   const cublasOperation_t first = p.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
   const cublasOperation_t second = p.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-  check_status(l.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first), "TRANSA");
-  check_status(l.desc_set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second),
-               "TRANSB");
+  check_status(l.desc_set(desc, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first), "TRANSA");
+  check_status(l.desc_set(desc, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second), "TRANSB");
   const auto layout = [&](cublasLtMatrixLayout_t& to, DType dtype, int64_t rows, int64_t cols,
                           int64_t stride) {
     check_status(l.layout_create(&to, type_of(dtype), rows, cols, stride), "making a matrix");
   };
-  layout(plan.a, p.b.dtype, p.b.transposed ? p.k : p.n, p.b.transposed ? p.n : p.k, p.b.stride);
-  layout(plan.b, p.a.dtype, p.a.transposed ? p.m : p.k, p.a.transposed ? p.k : p.m, p.a.stride);
-  layout(plan.c, p.c_type, p.n, p.m, p.c_stride);
+  layout(a, p.b.dtype, p.b.transposed ? p.k : p.n, p.b.transposed ? p.n : p.k, p.b.stride);
+  layout(b, p.a.dtype, p.a.transposed ? p.m : p.k, p.a.transposed ? p.k : p.m, p.a.stride);
+  layout(c, p.c_type, p.n, p.m, p.c_stride);
 
   cublasLtMatmulPreference_t preference = nullptr;
   check_status(l.preference_create(&preference), "making a preference");
@@ -144,19 +183,15 @@ Plan make_plan(const DeviceProduct& p) {
   // The first answer: to time several would choose differently from run to run.
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
-  const cublasStatus_t status = l.heuristic(l.handle, plan.desc, plan.a, plan.b, plan.c, plan.c,
-                                            preference, 1, &best, &found);
+  const cublasStatus_t status = l.heuristic(handle, desc, a, b, c, c, preference, 1, &best, &found);
   l.preference_destroy(preference);
-  check(status == CUBLAS_STATUS_SUCCESS && found > 0,
-        "cuBLASLt knows no way to multiply [{}, {}] by [{}, {}] in {} to {} (status {})", p.m, p.k,
-        p.k, p.n, name_of(p.a.dtype), name_of(p.c_type), static_cast<int>(status));
-  plan.algorithm = best.algo;
-  return plan;
+  check(status == CUBLAS_STATUS_SUCCESS && found > 0) ||
+      fail("cuBLASLt knows no way to multiply [{}, {}] by [{}, {}] in {} to {} (status {})", p.m,
+           p.k, p.k, p.n, name_of(p.a.dtype), name_of(p.c_type), static_cast<int>(status));
+  algorithm = best.algo;
 }
 
-const Plan& plan_of(const DeviceProduct& p) {
-  // Never emptied: a model has a few dozen shapes.
-  static auto* const plans = new std::map<Key, Plan>();
+const Plan& plan_of(Products& products, const DeviceProduct& p) {
   const Key key{p.m,
                 p.n,
                 p.k,
@@ -171,8 +206,7 @@ const Plan& plan_of(const DeviceProduct& p) {
                 alignment_of(p.b.data),
                 alignment_of(p.c),
                 p.add == nullptr ? 0 : alignment_of(p.add)};
-  const auto known = plans->find(key);
-  return known != plans->end() ? known->second : plans->emplace(key, make_plan(p)).first->second;
+  return products.plans.try_emplace(key, products.handle, p).first->second;
 }
 
 }  // namespace
@@ -185,20 +219,21 @@ void product(const DeviceProduct& p, Context& ctx) {
     const int64_t row = p.n * size_of(p.c_type);
     for (int64_t i = 0; i < p.m; ++i) {
       char* to = static_cast<char*>(p.c) + i * p.c_stride * size_of(p.c_type);
-      if (p.add == nullptr) zero_in_order(to, row);
+      if (p.add == nullptr) ctx.stream->zero(to, row);
       if (p.add != nullptr && p.add != p.c) {
         ctx.copy(to, static_cast<const char*>(p.add) + i * p.c_stride * size_of(p.c_type), row);
       }
     }
     return;
   }
-  const Library& l = library();
-  const Plan& plan = plan_of(p);
+  auto& products = ctx.stream->kept<Products>();
+  const Plan& plan = plan_of(products, p);
   const float one = 1, beta = p.add == nullptr ? 0.0f : 1.0f;
-  check_status(l.matmul(l.handle, plan.desc, &one, p.b.data, plan.a, p.a.data, plan.b, &beta,
-                        p.add == nullptr ? p.c : p.add, plan.c, p.c, plan.c, &plan.algorithm,
-                        l.workspace, kWorkspace, stream(ctx)),
-               "a product");
+  check_status(
+      library().matmul(products.handle, plan.desc, &one, p.b.data, plan.a, p.a.data, plan.b, &beta,
+                       p.add == nullptr ? p.c : p.add, plan.c, p.c, plan.c, &plan.algorithm,
+                       products.workspace.data(), kWorkspace, stream(ctx)),
+      "a product");
 }
 
 }  // namespace rookery::cuda

@@ -87,8 +87,8 @@ void product_onednn(const Product& p) {
                                           p.m, p.n, p.k, 1.0f, static_cast<const float*>(p.a.data),
                                           p.a.stride, static_cast<const float*>(p.b.data),
                                           p.b.stride, p.accumulate ? 1.0f : 0.0f, p.c, p.c_stride);
-  check(status == dnnl_success, "oneDNN refused a product of {} x {} x {} (status {})", p.m, p.n,
-        p.k, static_cast<int>(status));
+  check(status == dnnl_success) || fail("oneDNN refused a product of {} x {} x {} (status {})", p.m,
+                                        p.n, p.k, static_cast<int>(status));
 }
 
 }  // namespace rookery::cpu

@@ -46,7 +46,7 @@ struct BackwardOp {
 };
 
 void check_type(const TensorView& x) {
-  check(x.dtype == DType::kF32, "log_decay on the GPU takes f32, got {}", name_of(x.dtype));
+  check(x.dtype == DType::kF32) || fail("log_decay on the GPU takes f32, got {}", name_of(x.dtype));
 }
 
 }  // namespace

@@ -76,7 +76,9 @@ TEST_F(LogDecayTest, GpuHasTheExtremesOfTheExponential) {
   const float values[] = {-kInfinity, -200, 0, 89, 200, kInfinity, std::nanf("")};
   std::copy_n(values, 7, x.as<float>());
   const OnDevice<LogDecayForward> there({x, make({7})});
-  const std::vector<double> y = elements(log_decay(device_context(), Tensor{there.args.x}));
+  const Tensor result = log_decay(device_context(), Tensor{there.args.x});
+  device_context().wait();
+  const std::vector<double> y = elements(result);
   const double expected[] = {0, 0, -1, -kInfinity, -kInfinity, -kInfinity};
   for (int i = 0; i < 6; ++i) EXPECT_EQ(y[i], expected[i]) << values[i];
   EXPECT_TRUE(std::isnan(y[6]));

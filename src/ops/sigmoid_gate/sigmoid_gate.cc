@@ -6,9 +6,9 @@
 namespace rookery {
 
 Tensor sigmoid_gate(Context& ctx, const Tensor& r, const Tensor& v, const Tensor& residual) {
-  check(r.shape == v.shape && (!residual || residual.shape == v.shape),
-        "sigmoid_gate: r {}, v {} and residual {} must have one shape", r.shape.to_string(),
-        v.shape.to_string(), residual ? residual.shape.to_string() : "(none)");
+  check(r.shape == v.shape && (!residual || residual.shape == v.shape)) ||
+      fail("sigmoid_gate: r {}, v {} and residual {} must have one shape", r.shape.to_string(),
+           v.shape.to_string(), residual ? residual.shape.to_string() : "(none)");
   const Tensor y = ctx.make(v.shape, residual ? residual.dtype : v.dtype);
   const SigmoidGateForward forward{r, v, residual, y};
   ROOKERY_FORWARD(ctx, sigmoid_gate, forward);

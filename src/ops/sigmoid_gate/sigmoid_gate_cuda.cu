@@ -71,10 +71,11 @@ struct BackwardOp {
 template <class Body>
 void with_types(const SigmoidGateForward& g, const Body& body) {
   check(g.v.dtype == g.r.dtype && (!g.residual || g.residual.dtype == g.y.dtype) &&
-            (g.y.dtype == g.r.dtype || g.y.dtype == DType::kF32),
-        "sigmoid_gate on the GPU takes r and v of one type, and residual and y of that type or "
-        "f32; got {}, {} and {}",
-        name_of(g.r.dtype), name_of(g.v.dtype), name_of(g.y.dtype));
+        (g.y.dtype == g.r.dtype || g.y.dtype == DType::kF32)) ||
+      fail(
+          "sigmoid_gate on the GPU takes r and v of one type, and residual and y of that type or "
+          "f32; got {}, {} and {}",
+          name_of(g.r.dtype), name_of(g.v.dtype), name_of(g.y.dtype));
   with_type(g.r.dtype, "sigmoid_gate", [&](auto type) {
     if (g.y.dtype == DType::kF32) {
       body(type, float{});

@@ -81,6 +81,7 @@ TEST_F(SquaredReluTest, NanStaysNanOnTheGpu) {
     std::memset(x.data, 0xff, x.bytes() / 2);
     const OnDevice<SquaredReluForward> there({x, make({24}, dtype)});
     const Tensor y = squared_relu(device_context(dtype), Tensor{there.args.x});
+    device_context(dtype).wait();
     const std::vector<double> values = elements(y);
     for (int i = 0; i < 24; ++i) EXPECT_EQ(std::isnan(values[i]), i < 12) << i;
   }

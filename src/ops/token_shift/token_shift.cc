@@ -8,9 +8,9 @@ namespace rookery {
 std::vector<Tensor> token_shift(Context& ctx, const Tensor& x, std::span<const Tensor> mixes,
                                 const Sequences& sequences, const StateView& last_in,
                                 const StateView& last_out) {
-  check(!mixes.empty() && mixes.size() <= kMaxMixes && x.rows() == sequences.rows(),
-        "token_shift: {} mixes of {} for {} tokens; 1 to {} are possible", mixes.size(),
-        x.shape.to_string(), sequences.rows(), kMaxMixes);
+  check(!mixes.empty() && mixes.size() <= kMaxMixes && x.rows() == sequences.rows()) ||
+      fail("token_shift: {} mixes of {} for {} tokens; 1 to {} are possible", mixes.size(),
+           x.shape.to_string(), sequences.rows(), kMaxMixes);
   TokenShiftForward forward{.count = static_cast<int>(mixes.size()),
                             .x = x,
                             .sequences = sequences,
@@ -18,8 +18,8 @@ std::vector<Tensor> token_shift(Context& ctx, const Tensor& x, std::span<const T
                             .last_out = last_out};
   std::vector<Tensor> outputs, inputs{x};
   for (int i = 0; i < forward.count; ++i) {
-    check(mixes[i].count() == x.cols(), "token_shift: mix {} is {}, x has {} channels", i,
-          mixes[i].shape.to_string(), x.cols());
+    check(mixes[i].count() == x.cols()) || fail("token_shift: mix {} is {}, x has {} channels", i,
+                                                mixes[i].shape.to_string(), x.cols());
     outputs.push_back(ctx.make(x.shape, x.dtype));
     inputs.push_back(mixes[i]);
     forward.mix[i] = mixes[i];

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "core/cuda/elementwise.cuh"
+#include "core/cuda/sequence.cuh"
 #include "core/cuda/shares.cuh"
 #include "ops/token_shift/token_shift.h"
 
@@ -256,23 +257,6 @@ __global__ void __launch_bounds__(kBorderThreads)
 
 unsigned border_blocks(int64_t rows) { return static_cast<unsigned>(ceil_div(rows, kBorderRows)); }
 
-// For each sequence without tokens: what is at `from` in its slot, or zero, goes to `to`.
-void pass_through(const Sequences& sequences, const StateView& from,
-                  const Mirrored<int64_t>& from_slots, const StateView& to,
-                  const Mirrored<int64_t>& to_slots) {
-  if (!to) return;
-  for (int64_t s = 0; s < sequences.count; ++s) {
-    if (sequences.offsets[s] != sequences.offsets[s + 1] || to_slots[s] < 0) continue;
-    float* const target = to.slot<float>(to_slots[s]);
-    const int64_t bytes = to.width * static_cast<int64_t>(sizeof(float));
-    if (!from || from_slots[s] < 0) {
-      zero_in_order(target, bytes);
-    } else if (const float* const source = from.slot<float>(from_slots[s]); source != target) {
-      copy_in_order(target, source, bytes);
-    }
-  }
-}
-
 // Calls body(kPack, kCount) as integral constants. With many mixes the packs are of four: registers
 // hold no more.
 template <class T, class Body>
@@ -332,7 +316,10 @@ void token_shift_forward(const TokenShiftForward& g, Context& ctx) {
       }
     });
   }
-  pass_through(g.sequences, g.last_in, g.sequences.slot_in, g.last_out, g.sequences.slot_out);
+  if (g.last_out) {
+    pass_states(ctx, "token_shift", g.sequences, g.sequences.slot_in, g.sequences.slot_out,
+                {{{DeviceState(g.last_in), DeviceState(g.last_out)}}}, 1, width);
+  }
 }
 
 void token_shift_backward(const TokenShiftBackward& g, Context& ctx) {
@@ -363,7 +350,7 @@ void token_shift_backward(const TokenShiftBackward& g, Context& ctx) {
         const RowShape row(width, pack());
         // About 640 threads on every multiprocessor, and shares of at least eight rows.
         const int64_t of_row = int64_t{row.threads} * row.blocks;
-        const int64_t most = std::max<int64_t>(1, device_info().multiprocessors * 640 / of_row);
+        const int64_t most = std::max<int64_t>(1, device_info(ctx).multiprocessors * 640 / of_row);
         count_of_shares = std::min(most, ceil_div(rows, 8));
         args.shares = shares = static_cast<float*>(
             ctx.arena->allocate(count_of_shares * f.count * width * sizeof(float)));
@@ -380,7 +367,10 @@ void token_shift_backward(const TokenShiftBackward& g, Context& ctx) {
   ShareSums sums;
   for (int i = 0; i < f.count; ++i) sums.set(i, g.dmix[i]);
   add_shares(ctx, "token_shift backward", shares, count_of_shares, f.count, width, sums);
-  pass_through(f.sequences, g.dlast_out, f.sequences.slot_out, g.dlast_in, f.sequences.slot_in);
+  if (g.dlast_in) {
+    pass_states(ctx, "token_shift backward", f.sequences, f.sequences.slot_out, f.sequences.slot_in,
+                {{{DeviceState(g.dlast_out), DeviceState(g.dlast_in)}}}, 1, width);
+  }
 }
 
 }  // namespace rookery::cuda

@@ -1,5 +1,8 @@
 #include "ops/wkv4/wkv4.h"
 
+#include <algorithm>
+
+#include "checking/checked_run.h"
 #include "ops/dispatch.h"
 #include "ops/wkv4/wkv4_ref.h"
 
@@ -17,13 +20,17 @@ int64_t wkv4_segment_count(const Sequences& sequences, Device device) {
   return segments;
 }
 
+double Wkv4Forward::exponent(std::string_view name) const {
+  return name == "a" || name == "b" ? largest(elements(k)) : 1;
+}
+
 Tensor wkv4(Context& ctx, const Tensor& w, const Tensor& u, const Tensor& k, const Tensor& v,
             const Sequences& sequences, const Wkv4State& state) {
   const int64_t width = w.count();
-  check(
-      u.count() == width && k.cols() == width && v.shape == k.shape && sequences.rows() == k.rows(),
-      "wkv4: w {}, u {}, k {} and v {} do not fit {} tokens", w.shape.to_string(),
-      u.shape.to_string(), k.shape.to_string(), v.shape.to_string(), sequences.rows());
+  check(u.count() == width && k.cols() == width && v.shape == k.shape &&
+        sequences.rows() == k.rows()) ||
+      fail("wkv4: w {}, u {}, k {} and v {} do not fit {} tokens", w.shape.to_string(),
+           u.shape.to_string(), k.shape.to_string(), v.shape.to_string(), sequences.rows());
   const Tensor y = ctx.make(k.shape, k.dtype);
   Wkv4Forward forward{w,           u,          k,          v,           sequences,
                       state.a_in,  state.b_in, state.p_in, state.a_out, state.b_out,

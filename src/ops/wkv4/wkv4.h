@@ -8,9 +8,14 @@
 // p is a gauge: no gradient flows through it. The empty state is a = b = 0, p = -1e38.
 #pragma once
 
+#include <cmath>
+#include <string_view>
+
 #include "core/context.h"
 
 namespace rookery {
+
+inline constexpr double kWkv4EmptyExponent = -1e38;
 
 struct Wkv4Forward {
   TensorView w;                // [A] log decay
@@ -39,6 +44,20 @@ struct Wkv4Forward {
   }
   // Rounding of w grows with the distance it is applied over, that of k does not.
   double terms() const { return 16.0 * static_cast<double>(y.rows()); }
+  // A state's exponent p is rounded at every token. y divides by a sum with the same p.
+  double exponent(std::string_view name) const;
+  // Only a e^p and b e^p mean something: they are compared, in units of the expected e^p.
+  template <class States>
+  static void in_one_gauge(States& actual, const States& expected) {
+    if (!actual.contains("p")) return;
+    auto &a = actual["a"], &b = actual["b"], &p = actual["p"];
+    constexpr double kHardly = kWkv4EmptyExponent / 2;  // e^p is 0: a and b are what they are
+    for (size_t i = 0; i < p.size(); ++i) {
+      const double wanted = expected.at("p")[i];
+      const double unit = p[i] < kHardly && wanted < kHardly ? 1 : std::exp(p[i] - wanted);
+      a[i] *= unit, b[i] *= unit, p[i] = wanted;
+    }
+  }
 };
 
 struct Wkv4Backward {
@@ -72,7 +91,6 @@ inline constexpr int64_t kWkv4Segment = 128, kWkv4Block = 64;
 inline constexpr int64_t kWkv4Lanes = 16;
 // Rows between two saved states on a GPU: what one warp takes at a time.
 inline constexpr int64_t kWkv4DeviceTile = 16;
-inline constexpr double kWkv4EmptyExponent = -1e38;
 
 // Saved states of these sequences. On a CPU one for each segment of kWkv4Segment tokens of a
 // sequence; on a GPU one for each kWkv4DeviceTile rows, whatever lies in them.

@@ -1,4 +1,5 @@
 // WKV-4 on the GPU, backward: in parallel over time, from the end; wkv4_cuda.cuh says how.
+#include "core/cuda/shares.cuh"
 #include "ops/wkv4/wkv4_cuda.cuh"
 
 namespace rookery::cuda {
@@ -14,7 +15,7 @@ struct BackwardArgs {
   T *dk, *dv;
   bool accumulate_dk, accumulate_dv;
   DeviceState da_out, db_out, da_in, db_in;
-  float* partial = nullptr;  // [grid.y, 2, A] shares of dw and du
+  float* shares = nullptr;  // [grid.y, 2, A] of dw and du
 
   explicit BackwardArgs(const Wkv4Backward& g)
       : forward(g.forward, 0),
@@ -30,23 +31,10 @@ struct BackwardArgs {
 };
 
 template <class T>
-__global__ void pass_state_gradients_kernel(const BackwardArgs<T> g) {
-  const int c = static_cast<int>(blockIdx.x * kWalkThreads + threadIdx.x);
-  const int64_t s = blockIdx.y;
-  const DeviceSequences& sequences = g.forward.sequences;
-  if (c >= g.forward.width || sequences.offsets[s] != sequences.offsets[s + 1]) return;
-  const int64_t in = sequences.slot_in[s];
-  const int64_t out = g.da_out.data != nullptr ? sequences.slot_out[s] : -1;
-  if (in < 0) return;
-  g.da_in.at(in, c) = out < 0 ? 0.0f : g.da_out.at(out, c);
-  g.db_in.at(in, c) = out < 0 ? 0.0f : g.db_out.at(out, c);
-}
-
-template <class T>
 struct BackwardShared {
   Rows k[2][kWarps], v[2][kWarps], dy[2][kWarps];  // of this round and the next
-  SharedParts<T, kWarps> parts;
-  SharedTotals<T> totals;  // last: there in a cluster only
+  WarpParts<T, kWarps> parts;
+  ClusterParts<SharedScaled<T>> totals;  // last: there in a cluster only
 };
 
 // The gradient of a sequence's final state: a and b are given in the gauge p.
@@ -60,7 +48,7 @@ __device__ __forceinline__ Scaled<T> gradient_after(const BackwardArgs<T>& g, in
     load_floats(&g.db_out.at(slot, 0), lane, s.b);
     load_floats(&g.forward.p_out.at(slot, 0), lane, s.p);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) s.p[j] *= -kLog2E;
+    for (int j = 0; j < kWordOf<T>; ++j) s.p[j] *= -kLog2E;
   }
   return s;
 }
@@ -69,10 +57,10 @@ __device__ __forceinline__ void leave_gradient(const BackwardArgs<T>& g, int seq
                                                const Lane<T>& lane, const Scaled<T>& gradient) {
   const int64_t slot = g.da_in.data != nullptr ? g.forward.sequences.slot_in[sequence] : -1;
   if (slot < 0) return;
-  float p[kPer<T>], da[kPer<T>], db[kPer<T>];
+  float p[kWordOf<T>], da[kWordOf<T>], db[kWordOf<T>];
   load_floats(&g.forward.p_in.at(slot, 0), lane, p);
 #pragma unroll
-  for (int j = 0; j < kPer<T>; ++j) {
+  for (int j = 0; j < kWordOf<T>; ++j) {
     const float scale = exp2_fast(fmaf(p[j], kLog2E, gradient.p[j]));
     da[j] = gradient.a[j] * scale;
     db[j] = gradient.b[j] * scale;
@@ -100,11 +88,11 @@ __device__ __forceinline__ Scaled<T> state_at(const ForwardArgs<T>& f, int row,
 // The exponent of the state before a round.
 template <class T>
 __device__ __forceinline__ void exponent_before(const ForwardArgs<T>& f, const Rounds<-1>& round,
-                                                const Lane<T>& lane, float (&p)[kPer<T>]) {
+                                                const Lane<T>& lane, float (&p)[kWordOf<T>]) {
   if (round.at_begin()) {
     const Scaled<T> s = state_before(f, round.sequence, lane);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) p[j] = s.p[j];
+    for (int j = 0; j < kWordOf<T>; ++j) p[j] = s.p[j];
   } else {
     load_floats(saved_state(f, round.row) + 2 * f.width, lane, p);
   }
@@ -137,20 +125,20 @@ __device__ __forceinline__ void get_y(const Rows& k, const Rows&, int i, int lan
 // Through a tile in one scale, forward: r = dy / denominator (in the scale 2^-scale) and y of each
 // row, the state after it, and what its outputs add to the gradient of the state before it.
 template <class T>
-__device__ __forceinline__ Scaled<T> sweep_tile(const float (&e)[kTile][kPer<T>], Rows& k,
+__device__ __forceinline__ Scaled<T> sweep_tile(const float (&e)[kTile][kWordOf<T>], Rows& k,
                                                 const Rows& v, Rows& dy, const Lane<T>& lane,
                                                 const Channels<T>& channels, Scaled<T>& state,
-                                                float (&r)[kTile][kPer<T>]) {
+                                                float (&r)[kTile][kWordOf<T>]) {
   Scaled<T> part;
-  float reach[kPer<T>];  // decay from the state before the tile to that before row i
+  float reach[kWordOf<T>];  // decay from the state before the tile to that before row i
 #pragma unroll
-  for (int j = 0; j < kPer<T>; ++j) part.p[j] = -state.p[j], reach[j] = 1.0f;
+  for (int j = 0; j < kWordOf<T>; ++j) part.p[j] = -state.p[j], reach[j] = 1.0f;
 #pragma unroll
   for (int i = 0; i < kTile; ++i) {
-    float vt[kPer<T>], dyt[kPer<T>], y[kPer<T>];
+    float vt[kWordOf<T>], dyt[kWordOf<T>], y[kWordOf<T>];
     unpack(v[i][lane.id], vt), unpack(dy[i][lane.id], dyt);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) {
+    for (int j = 0; j < kWordOf<T>; ++j) {
       const float now = channels.bonus[j] * e[i][j];
       const float inverse = reciprocal(state.b[j] + now);
       y[j] = fmaf(now, vt[j], state.a[j]) * inverse;
@@ -171,14 +159,14 @@ template <class T>
 __device__ __forceinline__ Scaled<T> sweep_rows(const Rows& k, const Rows& v, const Rows& dy,
                                                 int count, const Lane<T>& lane,
                                                 const Channels<T>& channels,
-                                                const float (&u)[kPer<T>], Scaled<T> state) {
+                                                const float (&u)[kWordOf<T>], Scaled<T> state) {
   Scaled<T> part;
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
-    float kt[kPer<T>], vt[kPer<T>], dyt[kPer<T>];
+    float kt[kWordOf<T>], vt[kWordOf<T>], dyt[kWordOf<T>];
     unpack(k[i][lane.id], kt), unpack(v[i][lane.id], vt), unpack(dy[i][lane.id], dyt);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) {
+    for (int j = 0; j < kWordOf<T>; ++j) {
       const ScaledPair e = scale_pair(state.p[j], fmaf(kt[j], kLog2E, u[j]));
       const float inverse = reciprocal(fmaf(e.x, state.b[j], e.y));
       const float y = fmaf(e.x, state.a[j], e.y * vt[j]) * inverse;
@@ -196,12 +184,12 @@ __device__ __forceinline__ Scaled<T> sweep_rows(const Rows& k, const Rows& v, co
 
 template <bool kAligned, class T>
 __device__ __forceinline__ void store_gradient(T* to, bool accumulate, const Lane<T>& lane,
-                                               float (&x)[kPer<T>]) {
+                                               float (&x)[kWordOf<T>]) {
   if (accumulate) {
-    float before[kPer<T>];
+    float before[kWordOf<T>];
     unpack(load_word<kAligned>(to, lane), before);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) x[j] += before[j];
+    for (int j = 0; j < kWordOf<T>; ++j) x[j] += before[j];
   }
   store_word<kAligned>(to, lane, x);
 }
@@ -221,24 +209,24 @@ __device__ __forceinline__ void store_gradient(T* to, bool accumulate, const Lan
 // The second serves for the first half of the rows, so that less is multiplied and cancelled.
 template <bool kBoth, bool kAligned, class T>
 __device__ __forceinline__ void retreat_tile(
-    const BackwardArgs<T>& g, const float (&e)[kTile][kPer<T>], const Rows& k, const Rows& v,
-    const Rows& dy, const float (&r)[kTile][kPer<T>], int count, int64_t at, const Lane<T>& lane,
+    const BackwardArgs<T>& g, const float (&e)[kTile][kWordOf<T>], const Rows& k, const Rows& v,
+    const Rows& dy, const float (&r)[kTile][kWordOf<T>], int count, int64_t at, const Lane<T>& lane,
     const Channels<T>& channels, const Scaled<T>& first, const Scaled<T>& state, Scaled<T> gradient,
-    float (&dw)[kPer<T>], float (&du)[kPer<T>]) {
+    float (&dw)[kWordOf<T>], float (&du)[kWordOf<T>]) {
   constexpr int kHalf = kTile / 2;
   const int width = g.forward.width;
 #pragma unroll
-  for (int j = 0; j < kPer<T>; ++j) {
+  for (int j = 0; j < kWordOf<T>; ++j) {
     const float product = fmaf(state.a[j], gradient.a[j], state.b[j] * gradient.b[j]);
     dw[j] = fmaf(static_cast<float>(kTile - kHalf), product, dw[j]);
   }
-  float sum[kPer<T>] = {};
+  float sum[kWordOf<T>] = {};
 #pragma unroll
   for (int i = kTile - 1; i >= 0; --i) {
-    float vt[kPer<T>], y[kPer<T>], dk[kPer<T>], dv[kPer<T>];
+    float vt[kWordOf<T>], y[kWordOf<T>], dk[kWordOf<T>], dv[kWordOf<T>];
     unpack(v[i][lane.id], vt), get_y(k, dy, i, lane.id, y);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) {
+    for (int j = 0; j < kWordOf<T>; ++j) {
       const float direct = channels.bonus[j] * r[i][j];
       const float direct_k = e[i][j] * direct * (vt[j] - y[j]);
       dk[j] = fmaf(e[i][j], fmaf(gradient.a[j], vt[j], gradient.b[j]), direct_k);
@@ -259,7 +247,7 @@ __device__ __forceinline__ void retreat_tile(
     }
   }
 #pragma unroll
-  for (int j = 0; j < kPer<T>; ++j) {
+  for (int j = 0; j < kWordOf<T>; ++j) {
     const float product = fmaf(first.a[j], gradient.a[j], first.b[j] * gradient.b[j]);
     dw[j] += fmaf(static_cast<float>(kHalf), product, sum[j]);
     du[j] += sum[j];
@@ -270,15 +258,15 @@ __device__ __forceinline__ void retreat_tile(
 template <bool kAligned, class T>
 __device__ __forceinline__ void retreat_rows(const BackwardArgs<T>& g, int count, int64_t at,
                                              const Lane<T>& lane, const Channels<T>& channels,
-                                             const float (&u)[kPer<T>], const Scaled<T>& first,
-                                             Scaled<T> gradient, float (&dw)[kPer<T>],
-                                             float (&du)[kPer<T>]) {
+                                             const float (&u)[kWordOf<T>], const Scaled<T>& first,
+                                             Scaled<T> gradient, float (&dw)[kWordOf<T>],
+                                             float (&du)[kWordOf<T>]) {
   const ForwardArgs<T>& f = g.forward;
   if (!lane.in[0]) return;
 #pragma unroll 1
   for (int i = count - 1; i >= 0; --i) {
     Scaled<T> state = first;
-    float kt[kPer<T>], vt[kPer<T>], dyt[kPer<T>], dk[kPer<T>], dv[kPer<T>];
+    float kt[kWordOf<T>], vt[kWordOf<T>], dyt[kWordOf<T>], dk[kWordOf<T>], dv[kWordOf<T>];
 #pragma unroll 1
     for (int m = 0; m <= i; ++m) {
       const int64_t here = at + int64_t{f.width} * m;
@@ -286,12 +274,12 @@ __device__ __forceinline__ void retreat_rows(const BackwardArgs<T>& g, int count
       unpack(load_word<kAligned>(f.v + here, lane), vt);
       if (m == i) break;
 #pragma unroll
-      for (int j = 0; j < kPer<T>; ++j) advance(state, j, channels.w[j], kt[j] * kLog2E, vt[j]);
+      for (int j = 0; j < kWordOf<T>; ++j) advance(state, j, channels.w[j], kt[j] * kLog2E, vt[j]);
     }
     const int64_t here = at + int64_t{f.width} * i;
     unpack(load_word<kAligned>(g.dy + here, lane), dyt);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) {
+    for (int j = 0; j < kWordOf<T>; ++j) {
       const float now = fmaf(kt[j], kLog2E, u[j]);
       ScaledPair e = scale_pair(state.p[j], now);
       const float q = e.maximum, inverse = reciprocal(fmaf(e.x, state.b[j], e.y));
@@ -324,10 +312,11 @@ __global__ void __launch_bounds__(kThreads, 3) wkv4_backward_kernel(const Backwa
   const Lane<T> lane(f.width);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int offset = cluster.rank * kRound + warp * kTile;  // of the warp's rows in a round
-  Rounds<-1> now(f, static_cast<int>(blockIdx.y) / cluster.size, cluster.size * kRound);
+  Rounds<-1> now(f.sequences, static_cast<int>(blockIdx.y) / cluster.size, f.range, f.rows,
+                 cluster.size * kRound);
   const auto fetch = [&](const Rounds<-1>& round, int buffer) {
     const int count = round.rows_at(offset, kTile), row = round.row + offset;
-    const int64_t at = int64_t{row} * f.width + blockIdx.x * kChannels<T>;
+    const int64_t at = int64_t{row} * f.width + blockIdx.x * kWarpChannels<T>;
     fetch_rows<kAligned>(f.k + at, f.width, count, lane, shared.k[buffer][warp]);
     fetch_rows<kAligned>(f.v + at, f.width, count, lane, shared.v[buffer][warp]);
     fetch_rows<kAligned>(g.dy + at, f.width, count, lane, shared.dy[buffer][warp]);
@@ -343,7 +332,7 @@ __global__ void __launch_bounds__(kThreads, 3) wkv4_backward_kernel(const Backwa
   const Channels<T> channels(f, lane);
   const bool from_after = g.da_out.data != nullptr;
   const bool both = g.dk != nullptr && g.dv != nullptr && !g.accumulate_dk && !g.accumulate_dv;
-  float dw[kPer<T>] = {}, du[kPer<T>] = {};
+  float dw[kWordOf<T>] = {}, du[kWordOf<T>] = {};
   Scaled<T> carry;
 #pragma unroll 1
   for (int round = 0; now.there; ++round) {
@@ -355,11 +344,11 @@ __global__ void __launch_bounds__(kThreads, 3) wkv4_backward_kernel(const Backwa
     if (now.at_end()) carry = gradient_after(g, now.sequence, lane);
     Scaled<T> first;
     if (count > 0) first = state_at(f, row, now, lane);
-    float scale[kPer<T>], negative[kPer<T>];
+    float scale[kWordOf<T>], negative[kWordOf<T>];
     exponent_before(f, now, lane, scale);
     choose_scale<T>(scale, scale);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) negative[j] = -scale[j];
+    for (int j = 0; j < kWordOf<T>; ++j) negative[j] = -scale[j];
     wait_for_rows();
     fetch_next(buffer ^ 1);
     uint32_t k[kTile];
@@ -369,7 +358,7 @@ __global__ void __launch_bounds__(kThreads, 3) wkv4_backward_kernel(const Backwa
     const bool fast = __all_sync(
         kAllLanes, (count == kTile || (count > 0 && !from_after)) && channels.allow_one_scale() &&
                        fits_in<T>(k, scale) && fits_under<T>(first.p, scale));
-    float e[kTile][kPer<T>], r[kTile][kPer<T>];
+    float e[kTile][kWordOf<T>], r[kTile][kWordOf<T>];
     Scaled<T> state, part;
     if (fast) {
       rescale(scale, first);
@@ -377,13 +366,15 @@ __global__ void __launch_bounds__(kThreads, 3) wkv4_backward_kernel(const Backwa
       exponentials<T>(k, scale, e);
       part = sweep_tile(e, shared_k, v, shared_dy, lane, channels, state, r);
     } else {
-      float u[kPer<T>];
+      float u[kWordOf<T>];
       load_bonus(f, lane, u);
       part = sweep_rows(shared_k, v, shared_dy, count, lane, channels, u, first);
     }
     bool plain = (fast || (count == 0 && !from_after)) && fits_under<T>(carry.p, negative);
-    Scaled<T> gradient = scan_round(cluster, now, channels, round, lane, negative, part,
-                                    shared.parts, shared.totals, plain, carry);
+    const RoundOf<-1, T> here{cluster, now, channels, lane, negative, round};
+    BlockSums<T> sums = add_warps(here, part, shared.parts, plain);
+    share_sums<kWarps>(here, shared.totals, sums, plain);
+    Scaled<T> gradient = carry_over<kWarps>(here, shared.totals, sums, plain, carry);
     if (fast && (plain || __all_sync(kAllLanes, fits_under<T>(gradient.p, negative)))) {
       if (!plain) rescale(negative, gradient);
       if (both) {
@@ -394,7 +385,7 @@ __global__ void __launch_bounds__(kThreads, 3) wkv4_backward_kernel(const Backwa
                                       first, state, gradient, dw, du);
       }
     } else {
-      float u[kPer<T>];
+      float u[kWordOf<T>];
       load_bonus(f, lane, u);
       retreat_rows<kAligned>(g, count, at, lane, channels, u, first, gradient, dw, du);
     }
@@ -407,80 +398,58 @@ __global__ void __launch_bounds__(kThreads, 3) wkv4_backward_kernel(const Backwa
   __syncthreads();
   Scaled<T> sums;
 #pragma unroll
-  for (int j = 0; j < kPer<T>; ++j) sums.a[j] = dw[j], sums.b[j] = du[j];
+  for (int j = 0; j < kWordOf<T>; ++j) sums.a[j] = dw[j], sums.b[j] = du[j];
   shared.parts.of_warp[0][warp].put(lane, sums);
   __syncthreads();
   if (warp != 0) return;
   for (int i = 1; i < kWarps; ++i) {
     const Scaled<T> other = shared.parts.of_warp[0][i].get(lane, false);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) sums.a[j] += other.a[j], sums.b[j] += other.b[j];
+    for (int j = 0; j < kWordOf<T>; ++j) sums.a[j] += other.a[j], sums.b[j] += other.b[j];
   }
-  float* to = g.partial + int64_t{2} * blockIdx.y * f.width;
+  float* to = g.shares + int64_t{2} * blockIdx.y * f.width;
   store_floats(to, lane, sums.a);
   store_floats(to + f.width, lane, sums.b);
-}
-
-// Sums of partial [blocks, 2, A], always in the same order.
-constexpr int kSumRows = 32;
-__global__ void __launch_bounds__(kWarp* kSumRows)
-    wkv4_sum_kernel(const float* partial, int64_t count, int64_t width, float* dw,
-                    bool accumulate_dw, float* du, bool accumulate_du) {
-  __shared__ float sums[kSumRows][kWarp];
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
-  float sum = 0.0f;
-  for (int64_t s = threadIdx.y; s < count && c < width; s += kSumRows) {
-    sum += partial[(2 * s + blockIdx.y) * width + c];
-  }
-  sums[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  float* gradient = blockIdx.y == 0 ? dw : du;
-  if (threadIdx.y != 0 || c >= width || gradient == nullptr) return;
-  sum = (blockIdx.y == 0 ? accumulate_dw : accumulate_du) ? gradient[c] : 0.0f;
-  for (int i = 0; i < kSumRows; ++i) sum += sums[i][threadIdx.x];
-  gradient[c] = sum;
 }
 
 // Returns how many shares of dw and du there are.
 template <class T, bool kAligned>
 int64_t launch(const Wkv4Backward& g, Context& ctx, BackwardArgs<T>& args) {
   using Shared = BackwardShared<T>;
-  static const auto at_once =
-      clusters_at_once(wkv4_backward_kernel<T, kAligned>, kThreads, sizeof(Shared));
-  const Spread spread(g.forward, kChannels<T>, kRound, at_once);
+  const auto& kernel = ctx.stream->kept<ClusterKernel<wkv4_backward_kernel<T, kAligned>, kThreads,
+                                                      offsetof(Shared, totals), sizeof(Shared)>>();
+  const Wkv4Forward& f = g.forward;
+  const Spread spread(f.sequences, f.k.rows(), f.w.count(), kWarpChannels<T>, kRound,
+                      kernel.at_once());
   args.forward.range = static_cast<int>(spread.range);
-  args.partial =
+  args.shares =
       static_cast<float*>(ctx.arena->allocate(int64_t{2} * spread.grid.y * args.forward.width * 4));
-  launch_clusters("wkv4.backward", wkv4_backward_kernel<T, kAligned>, spread.grid, kThreads,
-                  spread.cluster > 1 ? sizeof(Shared) : offsetof(Shared, totals), spread.cluster,
-                  ctx, args);
+  kernel.launch("wkv4.backward", spread.grid, spread.cluster, ctx, args);
   return spread.grid.y;
 }
 template <class T>
 void backward(const Wkv4Backward& g, Context& ctx) {
   const Wkv4Forward& f = g.forward;
-  check_size(f);
   const int64_t width = f.w.count();
+  check_walk_size("wkv4.backward", f.k.rows(), width);
   if (width == 0) return;
   const ArenaScope scope(*ctx.arena);
   BackwardArgs<T> args(g);
-  if (g.da_in && has_empty(f.sequences)) {
-    pass_state_gradients_kernel<<<pass_grid(width, f.sequences), kWalkThreads, 0, stream(ctx)>>>(
-        args);
-    check_launch("wkv4.backward");
+  if (g.da_in) {
+    pass_states(ctx, "wkv4.backward", f.sequences, f.sequences.slot_out, f.sequences.slot_in,
+                {{{DeviceState(g.da_out), DeviceState(g.da_in)},
+                  {DeviceState(g.db_out), DeviceState(g.db_in)}}},
+                2, width);
   }
   int64_t shares = 0;
   if (f.k.rows() > 0) {
-    const bool aligned = are_aligned<T>(width, f.k, f.v, g.dy, g.dk, g.dv);
+    const bool aligned = rows_are_aligned<T>(width, f.k, f.v, g.dy, g.dk, g.dv);
     shares = aligned ? launch<T, true>(g, ctx, args) : launch<T, false>(g, ctx, args);
   }
-  if (g.dw || g.du) {
-    const dim3 grid(static_cast<unsigned>(ceil_div(width, kWarp)), 2), threads(kWarp, kSumRows);
-    wkv4_sum_kernel<<<grid, threads, 0, stream(ctx)>>>(
-        args.partial, shares, width, static_cast<float*>(g.dw.data), g.dw.accumulate,
-        static_cast<float*>(g.du.data), g.du.accumulate);
-    check_launch("wkv4.backward");
-  }
+  ShareSums sums;
+  sums.set(0, g.dw);
+  sums.set(1, g.du);
+  if (g.dw || g.du) add_shares(ctx, "wkv4.backward", args.shares, shares, 2, width, sums);
 }
 
 }  // namespace

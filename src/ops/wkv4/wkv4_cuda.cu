@@ -6,7 +6,8 @@ namespace wkv4 {
 namespace {
 
 constexpr int kWarps = 8, kThreads = kWarps * kWarp, kRound = kWarps * kTile;
-constexpr int kWalkRows = 8;  // loaded at a time
+// Of the walk row by row: threads of a block, and rows loaded at a time.
+constexpr int kWalkThreads = 128, kWalkRows = 8;
 // So few rows, or rows of so short sequences, are walked one by one.
 constexpr int64_t kFewRows = 128, kShort = 32;
 
@@ -14,43 +15,44 @@ template <class T>
 struct ForwardShared {
   Rows k[kWarps];     // read at once, then the next round's are on their way
   Rows v[2][kWarps];  // of this round and the next
-  SharedParts<T, kWarps> parts;
-  SharedTotals<T> totals;  // last: there in a cluster only
+  WarpParts<T, kWarps> parts;
+  ClusterParts<SharedScaled<T>> totals;  // last: there in a cluster only
 };
 
 // What a tile adds to the state, in the scale of `e`, 2^scale; e^k v of each row.
 template <class T>
-__device__ __forceinline__ Scaled<T> added_by_tile(const float (&e)[kTile][kPer<T>], const Rows& v,
-                                                   const Lane<T>& lane, const Channels<T>& channels,
-                                                   const float (&scale)[kPer<T>],
-                                                   float (&ev)[kTile][kPer<T>]) {
+__device__ __forceinline__ Scaled<T> added_by_tile(const float (&e)[kTile][kWordOf<T>],
+                                                   const Rows& v, const Lane<T>& lane,
+                                                   const Channels<T>& channels,
+                                                   const float (&scale)[kWordOf<T>],
+                                                   float (&ev)[kTile][kWordOf<T>]) {
   Scaled<T> s;
 #pragma unroll
   for (int i = 0; i < kTile; ++i) {
     unpack(v[i][lane.id], ev[i]);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) {
+    for (int j = 0; j < kWordOf<T>; ++j) {
       ev[i][j] *= e[i][j];
       s.a[j] = fmaf(channels.decay[j], s.a[j], ev[i][j]);
       s.b[j] = fmaf(channels.decay[j], s.b[j], e[i][j]);
     }
   }
 #pragma unroll
-  for (int j = 0; j < kPer<T>; ++j) s.p[j] = scale[j];
+  for (int j = 0; j < kWordOf<T>; ++j) s.p[j] = scale[j];
   return s;
 }
 // The definition's exponent after a tile, of what it adds: the running maximum.
 template <class T>
 __device__ __forceinline__ void run_maximum(const uint32_t (&k)[kTile], const Channels<T>& channels,
-                                            float (&p)[kPer<T>]) {
+                                            float (&p)[kWordOf<T>]) {
 #pragma unroll
-  for (int j = 0; j < kPer<T>; ++j) p[j] = kEmpty;
+  for (int j = 0; j < kWordOf<T>; ++j) p[j] = kEmpty;
 #pragma unroll
   for (int i = 0; i < kTile; ++i) {
-    float kt[kPer<T>];
+    float kt[kWordOf<T>];
     unpack(k[i], kt);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) p[j] = fmaxf(p[j] + channels.w[j], kt[j] * kLog2E);
+    for (int j = 0; j < kWordOf<T>; ++j) p[j] = fmaxf(p[j] + channels.w[j], kt[j] * kLog2E);
   }
 }
 // What any rows add to the state.
@@ -61,26 +63,26 @@ __device__ __forceinline__ Scaled<T> added_by_rows(const Rows& k, const Rows& v,
   Scaled<T> s;
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
-    float kt[kPer<T>], vt[kPer<T>];
+    float kt[kWordOf<T>], vt[kWordOf<T>];
     unpack(k[i][lane.id], kt), unpack(v[i][lane.id], vt);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) advance(s, j, channels.w[j], kt[j] * kLog2E, vt[j]);
+    for (int j = 0; j < kWordOf<T>; ++j) advance(s, j, channels.w[j], kt[j] * kLog2E, vt[j]);
   }
   return s;
 }
 
 // Through a tile whose e and state are in one scale. y: the first row's.
 template <bool kAligned, class T>
-__device__ __forceinline__ void walk_tile(const float (&e)[kTile][kPer<T>],
-                                          const float (&ev)[kTile][kPer<T>], int count, int width,
-                                          const Lane<T>& lane, const Channels<T>& channels,
-                                          Scaled<T> s, T* y) {
+__device__ __forceinline__ void walk_tile(const float (&e)[kTile][kWordOf<T>],
+                                          const float (&ev)[kTile][kWordOf<T>], int count,
+                                          int width, const Lane<T>& lane,
+                                          const Channels<T>& channels, Scaled<T> s, T* y) {
   if (!lane.in[0]) return;
 #pragma unroll
   for (int i = 0; i < kTile; ++i) {
-    float yt[kPer<T>];
+    float yt[kWordOf<T>];
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) {
+    for (int j = 0; j < kWordOf<T>; ++j) {
       yt[j] = fmaf(channels.bonus[j], ev[i][j], s.a[j]) *
               reciprocal(fmaf(channels.bonus[j], e[i][j], s.b[j]));
       s.a[j] = fmaf(channels.decay[j], s.a[j], ev[i][j]);
@@ -95,15 +97,15 @@ __device__ __forceinline__ void walk_tile(const float (&e)[kTile][kPer<T>],
 template <bool kAligned, bool kAlignedK, class T>
 __device__ __forceinline__ void walk_rows(const T* k, int row_size, const Rows& v, int count,
                                           int width, const Lane<T>& lane,
-                                          const Channels<T>& channels, const float (&u)[kPer<T>],
+                                          const Channels<T>& channels, const float (&u)[kWordOf<T>],
                                           Scaled<T> s, T* y) {
   if (!lane.in[0]) return;
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
-    float kt[kPer<T>], vt[kPer<T>], yt[kPer<T>];
+    float kt[kWordOf<T>], vt[kWordOf<T>], yt[kWordOf<T>];
     unpack(load_word<kAlignedK>(k, lane), kt), unpack(v[i][lane.id], vt);
 #pragma unroll
-    for (int j = 0; j < kPer<T>; ++j) {
+    for (int j = 0; j < kWordOf<T>; ++j) {
       const ScaledPair e = scale_pair(s.p[j], fmaf(kt[j], kLog2E, u[j]));
       yt[j] = fmaf(e.x, s.a[j], e.y * vt[j]) * reciprocal(fmaf(e.x, s.b[j], e.y));
       advance(s, j, channels.w[j], kt[j] * kLog2E, vt[j]);
@@ -117,7 +119,7 @@ __device__ __forceinline__ void walk_rows(const T* k, int row_size, const Rows& 
 template <class T>
 __device__ __forceinline__ void normalise(Scaled<T>& s) {
 #pragma unroll
-  for (int j = 0; j < kPer<T>; ++j) {
+  for (int j = 0; j < kWordOf<T>; ++j) {
     const int exponent = static_cast<int>(__float_as_uint(s.b[j]) >> 23) - 127;
     if (exponent <= -127 || exponent >= 127) continue;
     const float scale = __uint_as_float(static_cast<unsigned>(127 - exponent) << 23);
@@ -130,9 +132,9 @@ __device__ __forceinline__ void leave_state(const ForwardArgs<T>& g, int sequenc
                                             const Lane<T>& lane, const Scaled<T>& s) {
   const int64_t slot = g.sequences.slot_out[sequence];
   if (slot < 0) return;
-  float p[kPer<T>];
+  float p[kWordOf<T>];
 #pragma unroll
-  for (int j = 0; j < kPer<T>; ++j) p[j] = s.p[j] * kLn2;
+  for (int j = 0; j < kWordOf<T>; ++j) p[j] = s.p[j] * kLn2;
   store_floats(&g.a_out.at(slot, 0), lane, s.a);
   store_floats(&g.b_out.at(slot, 0), lane, s.b);
   store_floats(&g.p_out.at(slot, 0), lane, p);
@@ -146,12 +148,13 @@ __global__ void __launch_bounds__(kThreads, 2) wkv4_forward_kernel(const Forward
   const Lane<T> lane(g.width);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int offset = cluster.rank * kRound + warp * kTile;  // of the warp's rows in a round
-  Rounds<1> now(g, static_cast<int>(blockIdx.y) / cluster.size, cluster.size * kRound);
+  Rounds<1> now(g.sequences, static_cast<int>(blockIdx.y) / cluster.size, g.range, g.rows,
+                cluster.size * kRound);
   if (!now.there) return;
   Rows& shared_k = shared.k[warp];
   const auto fetch = [&](const Rounds<1>& round, int buffer) {
     const int count = round.rows_at(offset, kTile);
-    const int64_t at = int64_t{round.row + offset} * g.width + blockIdx.x * kChannels<T>;
+    const int64_t at = int64_t{round.row + offset} * g.width + blockIdx.x * kWarpChannels<T>;
     fetch_rows<kAligned>(g.k + at, g.width, count, lane, shared_k);
     fetch_rows<kAligned>(g.v + at, g.width, count, lane, shared.v[buffer][warp]);
   };
@@ -178,13 +181,13 @@ __global__ void __launch_bounds__(kThreads, 2) wkv4_forward_kernel(const Forward
 #pragma unroll
     for (int i = 0; i < kTile; ++i) k[i] = shared_k[i][lane.id];
     if (count < kTile) repeat_last(count, k);
-    float scale[kPer<T>], e[kTile][kPer<T>], ev[kTile][kPer<T>];
+    float scale[kWordOf<T>], e[kTile][kWordOf<T>], ev[kTile][kWordOf<T>];
     choose_scale<T>(carry.p, scale);
     const bool fast = __all_sync(kAllLanes, (count == kTile || (count > 0 && !leaves)) &&
                                                 channels.allow_one_scale() && fits_in<T>(k, scale));
     Scaled<T> part;
     if (fast) {
-      float p[kPer<T>];
+      float p[kWordOf<T>];
       if (leaves) run_maximum(k, channels, p);
       exponentials<T>(k, scale, e);
       __syncwarp();
@@ -195,22 +198,25 @@ __global__ void __launch_bounds__(kThreads, 2) wkv4_forward_kernel(const Forward
       part = added_by_rows(shared_k, v, count, lane, channels);
     }
     bool plain = (fast || count == 0) && !leaves;
-    Scaled<T> state = scan_round(cluster, now, channels, round, lane, scale, part, shared.parts,
-                                 shared.totals, plain, carry);
+    const RoundOf<1, T> here{cluster, now, channels, lane, scale, round};
+    BlockSums<T> sums = add_warps(here, part, shared.parts, plain);
+    share_sums<kWarps>(here, shared.totals, sums, plain);
+    Scaled<T> state = carry_over<kWarps>(here, shared.totals, sums, plain, carry);
     if (plain) normalise(carry);
     if (g.saved != nullptr && count > 0 && row != now.begin) save_state(g, row, lane, state);
     if (fast && (plain || __all_sync(kAllLanes, fits_under<T>(state.p, scale)))) {
       if (!plain) rescale(scale, state);
       walk_tile<kAligned>(e, ev, count, g.width, lane, channels, state, g.y + at);
     } else {
-      float u[kPer<T>];
+      float u[kWordOf<T>];
       load_bonus(g, lane, u);
       if (fast) {
         walk_rows<kAligned, kAligned>(g.k + at, g.width, v, count, g.width, lane, channels, u,
                                       state, g.y + at);
       } else {
-        walk_rows<kAligned, true>(reinterpret_cast<const T*>(&shared_k[0][lane.id]), kChannels<T>,
-                                  v, count, g.width, lane, channels, u, state, g.y + at);
+        walk_rows<kAligned, true>(reinterpret_cast<const T*>(&shared_k[0][lane.id]),
+                                  kWarpChannels<T>, v, count, g.width, lane, channels, u, state,
+                                  g.y + at);
       }
     }
     if (leaves && now.at_end() && cluster.rank == 0 && warp == 0) {
@@ -239,76 +245,62 @@ __global__ void __launch_bounds__(kWalkThreads)
     return ScaledPair{fmaxf(x, y), difference >= 0.0f ? 1.0f : smaller,
                       difference >= 0.0f ? smaller : 1.0f};
   };
-  const int64_t first = blockIdx.y * chunk;
-  for (int64_t start = first; start < first + chunk && start < g.rows; ++start) {
-    const int sequence = g.sequences.of_row[start];
-    if (g.sequences.offsets[sequence] != start) continue;
-    const int64_t end = g.sequences.offsets[sequence + 1];
-    const int64_t in = g.a_in.data != nullptr ? g.sequences.slot_in[sequence] : -1;
-    const int64_t out = g.a_out.data != nullptr ? g.sequences.slot_out[sequence] : -1;
-    float a = in < 0 ? 0.0f : g.a_in.at(in, c), b = in < 0 ? 0.0f : g.b_in.at(in, c);
-    float p = in < 0 ? kEmpty : g.p_in.at(in, c);
-    for (int64_t t = start; t < end; t += kWalkRows) {
-      T k[kWalkRows], v[kWalkRows];
+  const int64_t first = blockIdx.y * chunk, past = min(first + chunk, int64_t{g.rows});
+  for_sequences_starting_in(
+      g.sequences, first, past, [&](int sequence, int64_t start, int64_t end) {
+        const int64_t in = g.a_in.data != nullptr ? g.sequences.slot_in[sequence] : -1;
+        const int64_t out = g.a_out.data != nullptr ? g.sequences.slot_out[sequence] : -1;
+        float a = in < 0 ? 0.0f : g.a_in.at(in, c), b = in < 0 ? 0.0f : g.b_in.at(in, c);
+        float p = in < 0 ? kEmpty : g.p_in.at(in, c);
+        for (int64_t t = start; t < end; t += kWalkRows) {
+          T k[kWalkRows], v[kWalkRows];
 #pragma unroll
-      for (int i = 0; i < kWalkRows; ++i) {
-        if (t + i >= end) continue;
-        k[i] = g.k[(t + i) * g.width + c];
-        v[i] = g.v[(t + i) * g.width + c];
-      }
+          for (int i = 0; i < kWalkRows; ++i) {
+            if (t + i >= end) continue;
+            k[i] = g.k[(t + i) * g.width + c];
+            v[i] = g.v[(t + i) * g.width + c];
+          }
 #pragma unroll
-      for (int i = 0; i < kWalkRows; ++i) {
-        if (t + i >= end) continue;
-        if (g.saved != nullptr && t + i > start && (t + i - start) % kTile == 0) {
-          float* saved = g.saved + (t + i) / kTile * 3 * g.width + c;
-          saved[0] = a, saved[g.width] = b, saved[2 * g.width] = p * kLog2E;
+          for (int i = 0; i < kWalkRows; ++i) {
+            if (t + i >= end) continue;
+            if (g.saved != nullptr && t + i > start && (t + i - start) % kTile == 0) {
+              float* saved = g.saved + (t + i) / kTile * 3 * g.width + c;
+              saved[0] = a, saved[g.width] = b, saved[2 * g.width] = p * kLog2E;
+            }
+            const float kt = to_float(k[i]), vt = to_float(v[i]);
+            ScaledPair e = scale(p, __fadd_rn(u, kt));
+            g.y[(t + i) * g.width + c] = from_float<T>(
+                __fmul_rn(fmaf(e.x, a, __fmul_rn(e.y, vt)), reciprocal(fmaf(e.x, b, e.y))));
+            e = scale(__fadd_rn(p, w), kt);
+            a = fmaf(e.x, a, __fmul_rn(e.y, vt));
+            b = fmaf(e.x, b, e.y);
+            p = e.maximum;
+          }
         }
-        const float kt = to_float(k[i]), vt = to_float(v[i]);
-        ScaledPair e = scale(p, __fadd_rn(u, kt));
-        g.y[(t + i) * g.width + c] = from_float<T>(
-            __fmul_rn(fmaf(e.x, a, __fmul_rn(e.y, vt)), reciprocal(fmaf(e.x, b, e.y))));
-        e = scale(__fadd_rn(p, w), kt);
-        a = fmaf(e.x, a, __fmul_rn(e.y, vt));
-        b = fmaf(e.x, b, e.y);
-        p = e.maximum;
-      }
-    }
-    if (out >= 0) g.a_out.at(out, c) = a, g.b_out.at(out, c) = b, g.p_out.at(out, c) = p;
-  }
+        if (out >= 0) g.a_out.at(out, c) = a, g.b_out.at(out, c) = b, g.p_out.at(out, c) = p;
+      });
 }
 
-// A sequence of no tokens leaves its state as it was.
-template <class T>
-__global__ void pass_states_kernel(const ForwardArgs<T> g) {
-  const int c = static_cast<int>(blockIdx.x * kWalkThreads + threadIdx.x);
-  const int64_t s = blockIdx.y;
-  if (c >= g.width || g.sequences.offsets[s] != g.sequences.offsets[s + 1]) return;
-  const int64_t in = g.a_in.data != nullptr ? g.sequences.slot_in[s] : -1;
-  const int64_t out = g.sequences.slot_out[s];
-  if (out < 0) return;
-  g.a_out.at(out, c) = in < 0 ? 0.0f : g.a_in.at(in, c);
-  g.b_out.at(out, c) = in < 0 ? 0.0f : g.b_in.at(in, c);
-  g.p_out.at(out, c) = in < 0 ? kEmpty : g.p_in.at(in, c);
-}
 template <class T, bool kAligned>
 void launch(const Wkv4Forward& g, Context& ctx) {
   using Shared = ForwardShared<T>;
-  static const auto at_once =
-      clusters_at_once(wkv4_forward_kernel<T, kAligned>, kThreads, sizeof(Shared));
-  const Spread spread(g, kChannels<T>, kRound, at_once);
-  launch_clusters("wkv4", wkv4_forward_kernel<T, kAligned>, spread.grid, kThreads,
-                  spread.cluster > 1 ? sizeof(Shared) : offsetof(Shared, totals), spread.cluster,
-                  ctx, ForwardArgs<T>(g, spread.range));
+  const auto& kernel = ctx.stream->kept<ClusterKernel<wkv4_forward_kernel<T, kAligned>, kThreads,
+                                                      offsetof(Shared, totals), sizeof(Shared)>>();
+  const Spread spread(g.sequences, g.k.rows(), g.w.count(), kWarpChannels<T>, kRound,
+                      kernel.at_once());
+  kernel.launch("wkv4", spread.grid, spread.cluster, ctx, ForwardArgs<T>(g, spread.range));
 }
 template <class T>
 void forward(const Wkv4Forward& g, Context& ctx) {
-  check_size(g);
   const int64_t rows = g.k.rows(), width = g.w.count();
+  check_walk_size("wkv4", rows, width);
   if (width == 0) return;
-  if (g.a_out && has_empty(g.sequences)) {
-    pass_states_kernel<<<pass_grid(width, g.sequences), kWalkThreads, 0, stream(ctx)>>>(
-        ForwardArgs<T>(g, 0));
-    check_launch("wkv4");
+  if (g.a_out) {
+    pass_states(ctx, "wkv4", g.sequences, g.sequences.slot_in, g.sequences.slot_out,
+                {{{DeviceState(g.a_in), DeviceState(g.a_out)},
+                  {DeviceState(g.b_in), DeviceState(g.b_out)},
+                  {DeviceState(g.p_in), DeviceState(g.p_out), kEmpty}}},
+                3, width);
   }
   if (rows == 0) return;
   const bool few = rows <= kFewRows || longest(g.sequences) <= kShort;
@@ -318,7 +310,7 @@ void forward(const Wkv4Forward& g, Context& ctx) {
                     static_cast<unsigned>(ceil_div(rows, chunk)));
     wkv4_walk_kernel<<<grid, kWalkThreads, 0, stream(ctx)>>>(ForwardArgs<T>(g, 0), chunk);
     check_launch("wkv4");
-  } else if (are_aligned<T>(width, g.k, g.v, g.y)) {
+  } else if (rows_are_aligned<T>(width, g.k, g.v, g.y)) {
     launch<T, true>(g, ctx);
   } else {
     launch<T, false>(g, ctx);

@@ -52,6 +52,12 @@ class Wkv4Test : public OperatorTest {
     return g;
   }
 
+  // Decays near 1: what a state carries across a border in time is still there at the next.
+  static void set_decay(const Wkv4Forward& g, float w) {
+    std::fill_n(g.w.as<float>(), g.w.count(), w);
+  }
+  static constexpr float kSlow = -0.01f;
+
   std::deque<Layout> layouts_;
 };
 
@@ -67,8 +73,30 @@ TEST_F(Wkv4Test, ForwardMatchesDefinition) {
 // range.
 TEST_F(Wkv4Test, ParallelInTimeMatchesDefinition) {
   for (const double scale : {1.0, 20.0}) {  // e^60 and more: only the scaled form survives
-    EXPECT_FORWARD(wkv4, make_forward({700}, 16, scale));
-    EXPECT_FORWARD(wkv4, make_forward({1000, 1, 300, 0, 650}, 5, scale));
+    for (const bool slow : {false, true}) {
+      SCOPED_TRACE(fmt::format("{} {}", scale, slow));
+      for (const auto& [lengths, width] :
+           {std::pair{std::vector<int64_t>{700}, 16}, {{1000, 1, 300, 0, 650}, 5}}) {
+        const Wkv4Forward g = make_forward(lengths, width, scale);
+        if (slow) set_decay(g, kSlow);
+        EXPECT_FORWARD(wkv4, g);
+      }
+    }
+  }
+}
+
+// What a sequence's first token left in the state is still seen by its last.
+TEST_F(Wkv4Test, ParallelInTimeCarriesAStateToTheEnd) {
+  Wkv4Forward g = make_forward({640}, 4, 1, /*with_state=*/false);
+  set_decay(g, 0);  // none
+  std::fill_n(g.k.as<float>(), g.k.count(), 0.0f);
+  std::fill_n(g.v.as<float>(), g.v.count(), 0.0f);
+  std::fill_n(g.u.as<float>(), g.u.count(), 0.0f);
+  for (int64_t c = 0; c < 4; ++c) g.v.as<float>()[c] = 640;
+  cpu::wkv4_forward(g, ctx);
+  for (int64_t c = 0; c < 4; ++c) {
+    // 640 weights of 1, of which the first one's value is 640.
+    EXPECT_NEAR(g.y.as<float>()[639 * 4 + c], 1, 1e-5);
   }
 }
 
@@ -131,22 +159,25 @@ TEST_F(Wkv4Test, StateGradientsMatchComplexStep) {
 // one.
 TEST_F(Wkv4Test, ParallelInTimeGradientsMatchComplexStep) {
   for (const auto& lengths : {std::vector<int64_t>{900}, {300, 700, 2, 500}}) {
-    Wkv4Forward f = make_forward(lengths, 6);
-    std::iota(layouts_.back().slot_in.begin(), layouts_.back().slot_in.end(), 0);
-    const auto slots = static_cast<int64_t>(lengths.size());
-    on_every_target([&] {
-      try {
-        cpu::wkv4_forward(f, ctx);
-        Wkv4Backward g = make_backward(f, false);
-        g.da_out = state(slots, 6), g.db_out = state(slots, 6);
-        g.da_in = state(slots, 6), g.db_in = state(slots, 6);
-        CheckedBackward<Wkv4Backward, Wkv4Forward> checked(g);
-        cpu::wkv4_backward(g, ctx);
-        checked.compare(checker, "wkv4", g, &ref::wkv4_forward<std::complex<double>>);
-      } catch (const Error& error) {
-        ADD_FAILURE() << error.what();
-      }
-    });
+    for (const bool slow : {false, true}) {
+      Wkv4Forward f = make_forward(lengths, 6);
+      if (slow) set_decay(f, kSlow);
+      std::iota(layouts_.back().slot_in.begin(), layouts_.back().slot_in.end(), 0);
+      const auto slots = static_cast<int64_t>(lengths.size());
+      on_every_target([&] {
+        try {
+          cpu::wkv4_forward(f, ctx);
+          Wkv4Backward g = make_backward(f, false);
+          g.da_out = state(slots, 6), g.db_out = state(slots, 6);
+          g.da_in = state(slots, 6), g.db_in = state(slots, 6);
+          CheckedBackward<Wkv4Backward, Wkv4Forward> checked(g);
+          cpu::wkv4_backward(g, ctx);
+          checked.compare(checker, "wkv4", g, &ref::wkv4_forward<std::complex<double>>);
+        } catch (const Error& error) {
+          ADD_FAILURE() << error.what();
+        }
+      });
+    }
   }
 }
 
@@ -183,9 +214,6 @@ class Wkv4CudaTest : public Wkv4Test {
   void expect_gradients(const Wkv4Backward& g, bool every_scalar) {
     expect_cuda_backward("wkv4", g, &ref::wkv4_forward<std::complex<double>>, forward_, backward_,
                          every_scalar);
-  }
-  static void set_decay(const Wkv4Forward& g, float w) {
-    std::fill_n(g.w.as<float>(), g.w.count(), w);
   }
 
   // Null in a build without CUDA, where no test here runs.
@@ -264,7 +292,7 @@ TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
       OnDevice<Wkv4Backward> there(make_typed_backward(odd, false));
       forward_(there.args.forward, device_context());
       backward_(there.args, device_context());
-      cuda::synchronize();
+      device_context().wait();
       for (const TensorView& view :
            {there.args.forward.y, static_cast<const TensorView&>(there.args.dk)}) {
         const std::vector<double> x = elements(view);
@@ -282,7 +310,7 @@ TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
       OnDevice<Wkv4Backward> there(make_typed_backward(g, false));
       forward_(there.args.forward, device_context());
       backward_(there.args, device_context());
-      cuda::synchronize();
+      device_context().wait();
       for (const TensorView& view :
            {there.args.forward.y, static_cast<const TensorView&>(there.args.dw),
             static_cast<const TensorView&>(there.args.dk)}) {
@@ -365,7 +393,7 @@ TEST_F(Wkv4CudaTest, TwoRunsGiveTheSameBits) {
     OnDevice<Wkv4Backward> there(g);
     forward_(there.args.forward, device_context());
     backward_(there.args, device_context());
-    cuda::synchronize();
+    device_context().wait();
     std::vector<std::vector<double>> results;
     for (const TensorView& view :
          {there.args.forward.y, static_cast<TensorView&>(there.args.dw),
@@ -394,7 +422,7 @@ TEST_F(Wkv4CudaTest, DeterministicDoesNotDependOnTheCutting) {
     device.deterministic = true;
     forward_(there.args, device);
     device.deterministic = false;
-    cuda::synchronize();
+    device_context().wait();
     there.fetch();
   };
   run(whole);

@@ -113,19 +113,18 @@ TEST(Safetensors, EpsilonsThatAreNotTheUsualOnesAreMetadata) {
   const TemporaryFolder folder;
   const float number = 1;
   const std::vector<StoredTensor> tensors = {{"a", DType::kF32, {1}, &number}};
-  TensorSource source;
+  NormEpsilons epsilons;
   std::map<std::string, std::string> metadata = {{"layer_norm_epsilon", "0.5"}, {"note", "x"}};
-  write_epsilons(source, metadata);
+  write_epsilons(epsilons, metadata);
   EXPECT_EQ(metadata, (std::map<std::string, std::string>{{"note", "x"}}));
-  source.norm_epsilon = 0.001f;
-  source.group_norm_epsilon = 0.1f;
-  write_epsilons(source, metadata);
+  epsilons = {.layer_norm = 0.001f, .group_norm = 0.1f};
+  write_epsilons(epsilons, metadata);
   EXPECT_EQ(metadata.at("layer_norm_epsilon"), "0.001");
   EXPECT_EQ(metadata.at("group_norm_epsilon"), "0.1");
   write_safetensors(folder.path() / "m", tensors, metadata);
   const TensorSource read = open_checkpoint(folder.path() / "m");
-  EXPECT_EQ(read.norm_epsilon, 0.001f);
-  EXPECT_EQ(read.group_norm_epsilon, 0.1f);
+  EXPECT_EQ(read.epsilons.layer_norm, 0.001f);
+  EXPECT_EQ(read.epsilons.group_norm, 0.1f);
   for (const char* wrong : {"0", "1", "-1", "x", "", "0.1 "}) {
     write_safetensors(folder.path() / "m", tensors, {{"layer_norm_epsilon", wrong}});
     EXPECT_NE(error_of(folder.path() / "m").find("between 0 and 1"), std::string::npos) << wrong;

@@ -71,12 +71,12 @@ bool too_loose(double rms_tolerance, double rms_expected) {
 Comparison compare_rounded(const std::string& what, const std::vector<double>& actual,
                            const std::vector<double>& expected, const Rounding& rounding) {
   const Scale scale = scale_of(expected);
-  if (scale.largest == 0) {
+  if (scale.largest == 0 && rounding.magnitude == 0) {
     return {.worst = compare(what, actual, expected, [](double) { return 0.0; })};
   }
   const double tolerance = rms_tolerance_of(rounding, scale);
   if (too_loose(tolerance, scale.rms)) {
-    return {.looseness = tolerance / scale.rms, .refused = true};
+    return {.looseness = scale.rms > 0 ? tolerance / scale.rms : HUGE_VAL, .refused = true};
   }
   const double worst = compare(what, actual, expected,
                                [&](double value) { return tolerance_of(rounding, scale, value); });
@@ -87,9 +87,11 @@ Comparison compare_scaled(const std::string& what, const std::vector<double>& fe
                           const std::vector<double>& expected_few, const std::vector<double>& sums,
                           const std::vector<double>& expected_sums, const Rounding& rounding,
                           const Scale& scale, int64_t count) {
-  const bool zero = scale.largest == 0;
+  const bool zero = scale.largest == 0 && rounding.magnitude == 0;
   const double rms = zero ? 0 : rms_tolerance_of(rounding, scale);
-  if (!zero && too_loose(rms, scale.rms)) return {.looseness = rms / scale.rms, .refused = true};
+  if (!zero && too_loose(rms, scale.rms)) {
+    return {.looseness = scale.rms > 0 ? rms / scale.rms : HUGE_VAL, .refused = true};
+  }
   const double worst = compare(what, few, expected_few, [&](double value) {
     return zero ? 0 : tolerance_of(rounding, scale, value);
   });

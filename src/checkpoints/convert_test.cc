@@ -14,9 +14,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class Convert : public ::testing::Test {
+class ConvertModel : public ::testing::Test {
  protected:
-  Convert() {
+  ConvertModel() {
     write_fresh_model(model_, make_config("4", 2, 32, 256), {.scheme = "random", .seed = 3},
                       DType::kF32, pool_);
   }
@@ -37,7 +37,7 @@ class Convert : public ::testing::Test {
   fs::path model_ = path("model.safetensors");
 };
 
-TEST_F(Convert, ThereAndBack) {
+TEST_F(ConvertModel, ThereAndBack) {
   const Conversion there = convert_model(model_, path("m.pth"), {.format = ModelFormat::kPth});
   EXPECT_EQ(there.input_format, "safetensors");
   EXPECT_EQ(there.generation, "4");
@@ -53,7 +53,7 @@ TEST_F(Convert, ThereAndBack) {
   expect_same_numbers(*load(model_), *load(path("back.safetensors")));
 }
 
-TEST_F(Convert, TypesAndBlocks) {
+TEST_F(ConvertModel, TypesAndBlocks) {
   const Conversion low = convert_model(model_, path("low.safetensors"), {.dtype = DType::kBF16});
   EXPECT_EQ(low.dtype, "bf16");
   EXPECT_EQ(low.bytes, 2 * low.parameters);
@@ -65,7 +65,7 @@ TEST_F(Convert, TypesAndBlocks) {
                Error);
 }
 
-TEST_F(Convert, ProgressEndsWithAllBytesAndMayStop) {
+TEST_F(ConvertModel, ProgressEndsWithAllBytesAndMayStop) {
   ConversionOptions options;
   int64_t last = 0, total = 0;
   options.on_progress = [&](int64_t done, int64_t of) {
@@ -81,7 +81,7 @@ TEST_F(Convert, ProgressEndsWithAllBytesAndMayStop) {
   EXPECT_FALSE(fs::exists(path("part.safetensors")));
 }
 
-TEST_F(Convert, NothingIsReplacedUnasked) {
+TEST_F(ConvertModel, NothingIsReplacedUnasked) {
   EXPECT_THROW(convert_model(model_, model_, {.replace = true}), Error);
   convert_model(model_, path("there.safetensors"), {});
   EXPECT_THROW(convert_model(model_, path("there.safetensors"), {}), Error);
@@ -103,7 +103,7 @@ TEST(ModelFormats, ByNameAndEnding) {
   EXPECT_THROW(format_of_file("a/b.gguf"), Error);
 }
 
-TEST_F(Convert, AFreshModelIsTheInitialisedOne) {
+TEST_F(ConvertModel, AFreshModelIsTheInitialisedOne) {
   const Model expected =
       Model::initialised(make_config("4", 2, 32, 256), {.scheme = "random", .seed = 3}, pool_);
   const LoadedModel loaded = load_model(model_.string(), MatrixType::kF32);

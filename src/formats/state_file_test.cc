@@ -99,20 +99,25 @@ TEST(StateFile, TheFileIsWhatTheFormatSays) {
   const auto path = folder.path() / "a.state";
   write_state_file(path, small_state());
   const TensorSource source = open_checkpoint(path);
-  ASSERT_EQ(source.tensors.size(), 3u);
-  for (const auto& [name, values] : std::vector<std::pair<std::string, std::vector<float>>>{
-           {"blocks.0.att.a", {1, -2.5f, 1e-38f}},
-           {"blocks.0.att.p", {-1e38f}},
-           {"logits", {0.25f, 3}}}) {
+  ASSERT_EQ(source.tensors.size(), 4u);
+  struct Item {
+    std::string name;
+    Shape shape;
+    std::vector<float> values;
+  };
+  for (const auto& [name, shape, values] :
+       {Item{"blocks.0.att.a", {3}, {1, -2.5f, 1e-38f}},
+        Item{"blocks.0.att.s", {2, 1, 2}, {1, 2, 3, 4}}, Item{"blocks.0.att.p", {1}, {-1e38f}},
+        Item{"logits", {2}, {0.25f, 3}}}) {
     const StoredTensor* tensor = source.find(name);
     ASSERT_NE(tensor, nullptr) << name;
     EXPECT_EQ(numbers_of<float>(*tensor), values) << name;
-    EXPECT_EQ(tensor->shape, (Shape{static_cast<int64_t>(values.size())}));
+    EXPECT_EQ(tensor->shape, shape);
   }
   EXPECT_EQ(source.metadata.size(), 2u);
   EXPECT_EQ(source.metadata.at("checksum").size(), 16u);
   const nlohmann::json expected = {
-      {"version", 1},
+      {"version", 2},
       {"generation", "4"},
       {"sizes", {{"layers", 1}, {"width", 3}}},
       {"fingerprint", "0123456789abcdef3f80"},

@@ -60,10 +60,13 @@ struct CrossEntropyBackward {
     v.gradient("x", dx);
     v.gradient("weight", dweight);
   }
-  // As in the forward, and the gradient of the logits; dweight reads the rounded x once more.
+  // As in the forward, and the gradient of the logits; dweight reads the rounded x once more, and
+  // a GPU's library rounds dx before it adds it to what is there.
   double roundings(std::string_view name) const {
     const bool low = forward.low_logits || forward.logits.dtype == DType::kBF16;
-    return forward.roundings(name) + (low ? 1 : 0) + (name == "weight" && forward.low_x ? 1 : 0);
+    const bool again =
+        name == "weight" ? bool(forward.low_x) : dx.accumulate && dx.dtype == DType::kBF16;
+    return forward.roundings(name) + (low ? 1 : 0) + (again ? 1 : 0);
   }
   // The gradient of the logits is dobjective times (softmax - 1) at the target, a difference: its
   // rounding is that of |dobjective|, whatever remains of it.

@@ -95,7 +95,9 @@ struct LinearBackward {
   // dy of float32 becomes bfloat16 for bfloat16 products, and so does x for dweight.
   double roundings(std::string_view name) const {
     const bool dy_rounded = low_dy || (forward.x.dtype == DType::kBF16 && dy.dtype == DType::kF32);
-    if (name == "x") return dy_rounded;
+    // A GPU's library rounds a product of bfloat16 before it adds it to what is there.
+    const bool sum_rounded = dx.accumulate && dx.dtype == DType::kBF16;
+    if (name == "x") return dy_rounded + sum_rounded;
     if (name == "weight") return dy_rounded + (forward.low_x ? 1 : 0);
     return 0;
   }

@@ -24,6 +24,11 @@ double Wkv4Forward::exponent(std::string_view name) const {
   return name == "a" || name == "b" ? largest(elements(k)) : 1;
 }
 
+double Wkv4Backward::magnitude(std::string_view name) const {
+  if (name != "w" && name != "u") return 0;
+  return scale_of(elements(dy)).rms * scale_of(elements(forward.v)).rms;
+}
+
 Tensor wkv4(Context& ctx, const Tensor& w, const Tensor& u, const Tensor& k, const Tensor& v,
             const Sequences& sequences, const Wkv4State& state) {
   const int64_t width = w.count();

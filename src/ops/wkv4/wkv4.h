@@ -82,6 +82,9 @@ struct Wkv4Backward {
     visitor.state_gradient("a", da_in);
     visitor.state_gradient("b", db_in);
   }
+  // The gradients of w and u are sums of dy times differences of v and y, of which little remains
+  // where one token's weight is nearly all.
+  double magnitude(std::string_view name) const;
 };
 
 // Tokens between two saved states, and channels that one task handles at most.

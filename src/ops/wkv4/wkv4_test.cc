@@ -274,6 +274,7 @@ TEST_F(Wkv4CudaTest, UnwantedGradientsAreLeftAlone) {
 // e^60 and more: only the scaled form survives. No decay at all, and none that leaves anything.
 TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
   SKIP_WITHOUT_GPU();
+  checker.strict = false;  // of some gradients of w and u only rounding remains
   for (const DType dtype : kTypes) {
     SCOPED_TRACE(name_of(dtype));
     Wkv4Forward g = make_typed({300, 0, 200, 1, 99}, 34, dtype, 20);
@@ -325,6 +326,7 @@ TEST_F(Wkv4CudaTest, ExtremesMatchDefinition) {
 // Rows whose sums fit one scale beside rows, states and gradients that do not.
 TEST_F(Wkv4CudaTest, ScalesMeet) {
   SKIP_WITHOUT_GPU();
+  checker.strict = false;  // of some gradients of w and u only rounding remains
   for (const DType dtype : kTypes) {
     SCOPED_TRACE(name_of(dtype));
     for (const double scale : {4.0, 6.0, 8.0}) {

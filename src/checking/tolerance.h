@@ -56,8 +56,8 @@ struct Comparison {
 // square is more than an eighth of that of the expected values.
 bool too_loose(double rms_tolerance, double rms_expected);
 
-// Compares element by element; expected zeros everywhere must be met exactly, unless the formula
-// subtracts (a magnitude is given): then nothing is compared. Throws Error naming
+// Compares element by element; expected zeros everywhere must be met exactly; where the formula
+// subtracts (a magnitude is given), others than zeros are not compared. Throws Error naming
 // the first element that rounding does not explain; NaN is such a difference.
 Comparison compare_rounded(const std::string& what, const std::vector<double>& actual,
                            const std::vector<double>& expected, const Rounding& rounding);

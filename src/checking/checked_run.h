@@ -156,6 +156,7 @@ void report_difference(Checker& checker, const std::string& op, const Shadow<Arg
 //   double units(std::string_view name) const;       roundings of the whole element; without: 1
 //   double roundings(std::string_view name) const;   intermediate roundings to bfloat16; without: 0
 //   double magnitude(std::string_view name) const;   see Rounding; without: 0
+//   double least(std::string_view name) const;       see Rounding; without: 0
 template <class Args>
 Rounding rounding_of(const Args& args, const std::string& name, DType dtype) {
   Rounding rounding{.dtype = dtype};
@@ -167,6 +168,7 @@ Rounding rounding_of(const Args& args, const std::string& name, DType dtype) {
   if constexpr (requires { args.exponent(name); }) rounding.exponent = args.exponent(name);
   if constexpr (requires { args.units(name); }) rounding.units = args.units(name);
   if constexpr (requires { args.roundings(name); }) rounding.roundings = args.roundings(name);
+  if constexpr (requires { args.least(name); }) rounding.least = args.least(name);
   if constexpr (requires { args.magnitude(name); }) rounding.magnitude = args.magnitude(name);
   return rounding;
 }

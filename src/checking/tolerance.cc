@@ -51,8 +51,10 @@ Scale scale_of(const std::vector<double>& expected) {
 }
 
 double tolerance_of(const Rounding& rounding, const Scale& scale, double expected) {
-  const double largest = rounding.magnitude > 0 ? rounding.magnitude : scale.largest;
-  const double rms = rounding.magnitude > 0 ? rounding.magnitude : scale.rms;
+  const double largest =
+      rounding.magnitude > 0 ? rounding.magnitude : std::max(scale.largest, rounding.least);
+  const double rms =
+      rounding.magnitude > 0 ? rounding.magnitude : std::max(scale.rms, rounding.least);
   const double unit = unit_roundoff(rounding.dtype);
   return 8 * 0x1p-24 * std::sqrt(std::max(rounding.terms, 1.0)) * std::max(rounding.exponent, 1.0) *
              largest +
@@ -72,7 +74,7 @@ Comparison compare_rounded(const std::string& what, const std::vector<double>& a
                            const std::vector<double>& expected, const Rounding& rounding) {
   const Scale scale = scale_of(expected);
   const bool met = scale.largest == 0 && largest(actual) == 0;  // NaN is not: see compare()
-  if (met || (scale.largest == 0 && rounding.magnitude == 0)) {
+  if (met || (scale.largest == 0 && rounding.magnitude + rounding.least == 0)) {
     return {.worst = compare(what, actual, expected, [](double) { return 0.0; })};
   }
   const double tolerance = rms_tolerance_of(rounding, scale);
@@ -88,7 +90,7 @@ Comparison compare_scaled(const std::string& what, const std::vector<double>& fe
                           const std::vector<double>& expected_few, const std::vector<double>& sums,
                           const std::vector<double>& expected_sums, const Rounding& rounding,
                           const Scale& scale, int64_t count) {
-  const bool zero = scale.largest == 0 && rounding.magnitude == 0;
+  const bool zero = scale.largest == 0 && rounding.magnitude + rounding.least == 0;
   const double rms = zero ? 0 : rms_tolerance_of(rounding, scale);
   if (!zero && too_loose(rms, scale.rms)) {
     return {.looseness = scale.rms > 0 ? rms / scale.rms : HUGE_VAL, .refused = true};

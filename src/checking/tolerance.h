@@ -33,6 +33,8 @@ struct Rounding {
   // In place of L and M where the formula subtracts numbers that are larger than the result; 0:
   // there are none.
   double magnitude = 0;
+  // L and M are at least this, where a sum may cancel nearly to nothing.
+  double least = 0;
 };
 
 // The scales L and M of an expected tensor. Infinities do not count.

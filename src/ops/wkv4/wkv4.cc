@@ -24,7 +24,7 @@ double Wkv4Forward::exponent(std::string_view name) const {
   return name == "a" || name == "b" ? largest(elements(k)) : 1;
 }
 
-double Wkv4Backward::magnitude(std::string_view name) const {
+double Wkv4Backward::least(std::string_view name) const {
   if (name != "w" && name != "u") return 0;
   return scale_of(elements(dy)).rms * scale_of(elements(forward.v)).rms;
 }

@@ -84,7 +84,7 @@ struct Wkv4Backward {
   }
   // The gradients of w and u are sums of dy times differences of v and y, of which little remains
   // where one token's weight is nearly all.
-  double magnitude(std::string_view name) const;
+  double least(std::string_view name) const;
 };
 
 // Tokens between two saved states, and channels that one task handles at most.
